@@ -1,0 +1,6 @@
+"""sktrm: the Tiny Recursion Model for scikit-learn."""
+
+from sktrm._solver import TRMSolver
+
+__version__ = "0.1.0"
+__all__ = ["TRMSolver"]

@@ -1,0 +1,272 @@
+"""What the estimators share: parameters, seeds, training, stepping, pickling."""
+
+from collections.abc import Callable, Iterator
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions
+from skorch.helper import predefined_split
+from torch import Tensor
+
+from sktrm._device import DTYPES, choose_device, choose_dtype
+from sktrm._inference import Solution, solve, stages
+from sktrm._slots import Rows, Slots
+from sktrm._training import LR_SCHEDULES, DeepSupervisionNet
+from sktrm.augmentation import Augmentation, TokenSpace
+from sktrm.nn import TinyRecursionModel
+from sktrm.nn.blocks import MIXERS, POSITIONS
+from sktrm.nn.losses import ANSWER_LOSSES
+
+_POSITIVE = [Interval(Integral, 1, None, closed="left")]
+_SHARE = [Interval(Real, 0, 1, closed="both")]
+
+
+class BaseTRM(BaseEstimator):
+    """Base of the estimators around a tiny recursion model.
+
+    A subclass encodes data as tokens and says which ``_make_model`` to train; this
+    class checks the parameters, trains the model and steps it.
+    """
+
+    _parameter_constraints: dict[str, Any] = {
+        "hidden_size": _POSITIVE,
+        "n_layers": _POSITIVE,
+        "n_heads": _POSITIVE,
+        "expansion": [Interval(Real, 0, None, closed="neither")],
+        "mixer": [StrOptions({"auto", *MIXERS})],
+        "positions": [StrOptions(set(POSITIONS))],
+        "n_prefix_tokens": [Interval(Integral, 0, None, closed="left")],
+        "n_latent_recursions": _POSITIVE,
+        "n_deep_recursions": _POSITIVE,
+        "n_supervision_steps": _POSITIVE,
+        "loss": [StrOptions(set(ANSWER_LOSSES))],
+        "lr": [Interval(Real, 0, None, closed="neither")],
+        "lr_schedule": [StrOptions(set(LR_SCHEDULES))],
+        "lr_warmup_steps": [Interval(Integral, 0, None, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "ema_decay": [Interval(Real, 0, 1, closed="left")],
+        "max_epochs": _POSITIVE,
+        "batch_size": _POSITIVE,
+        "halt_exploration": _SHARE,
+        "halt_threshold": _SHARE,
+        "augmentation": [Augmentation, list, tuple, None],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": _POSITIVE,
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "device": [str],
+        "dtype": [StrOptions({"auto", *DTYPES})],
+        "callbacks": [list, tuple, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def _augmentations(self, space: TokenSpace) -> list[Augmentation]:
+        """Return the augmentations as a list, each checked against the task."""
+        given = self.augmentation
+        if given is None:
+            return []
+        augmentations = [given] if isinstance(given, Augmentation) else list(given)
+        for augmentation in augmentations:
+            if not isinstance(augmentation, Augmentation):
+                raise ValueError(
+                    f"augmentation must hold sktrm.augmentation objects, got "
+                    f"{augmentation!r}."
+                )
+            augmentation.check(space)
+        return augmentations
+
+    def _draw_seeds(self) -> None:
+        """Choose device and seeds of everything random in a fit."""
+        self._device = choose_device(self.device)
+        random_state = self.random_state
+        if random_state is None:  # fresh entropy: the global generator is not touched
+            random_state = np.random.RandomState()
+        random_state = check_random_state(random_state)
+        self._seeds = random_state.randint(2**31 - 1, size=3).tolist()
+
+    def _start_training(self, space: TokenSpace, n_slots: int) -> None:
+        """Build the model and the skorch net around it."""
+        weights_seed, slots_seed, _ = self._seeds
+        weights = torch.Generator().manual_seed(weights_seed)
+        model = self._make_model(weights).to(self._device)
+        self._n_slots = n_slots
+        slots = Slots(
+            n_slots,
+            n_supervision_steps=self.n_supervision_steps,
+            halt_exploration=self.halt_exploration,
+            augmentations=self._augmentations(space),
+            space=space,
+            generator=torch.Generator(self._device).manual_seed(slots_seed),
+        )
+        self.net_ = self._make_net(model, slots).initialize()
+
+    def _make_net(self, model: TinyRecursionModel, slots: Slots) -> DeepSupervisionNet:
+        """Wrap ``model`` in a skorch net with this estimator's parameters."""
+        return DeepSupervisionNet(
+            model,
+            slots=slots,
+            criterion__answer=self.loss,
+            ema_decay=self.ema_decay,
+            optimizer=torch.optim.AdamW,
+            optimizer__betas=(0.9, 0.95),
+            optimizer__weight_decay=self.weight_decay,
+            lr=self.lr,
+            lr_schedule=self.lr_schedule,
+            lr_warmup_steps=self.lr_warmup_steps,
+            max_grad_norm=self.max_grad_norm,
+            halt_threshold=self.halt_threshold,
+            n_iter_no_change=self.n_iter_no_change if self.early_stopping else None,
+            tol=self.tol,
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            train_split=None,
+            # skorch mutates the callbacks it is given.
+            callbacks=clone(list(self.callbacks or []), safe=False),
+            device=str(self._device),
+            verbose=int(self.verbose),
+        )
+
+    def _train(self, rows: Rows, held_out: Rows | None, n_epochs: int | None) -> None:
+        """Train ``net_``; whatever ends it, keep the weights to predict with.
+
+        Without ``n_epochs``, for one epoch at a constant learning rate.
+        """
+        net = self.net_
+        net.train_split = None if held_out is None else predefined_split(held_out)
+        net.begin(len(rows) * n_epochs if n_epochs else None)
+        try:
+            net.partial_fit(rows, epochs=n_epochs or 1)
+        finally:
+            self._adopt(net.final_state())
+            self.n_iter_ = len(net.history)
+            self.history_ = [
+                {name: value for name, value in epoch.items() if name != "batches"}
+                for epoch in net.history.to_list()
+            ]
+            if net.best_verdict_ is not None:
+                self.validation_score_ = net.best_verdict_.exact_match
+
+    def _adopt(self, state: dict[str, Tensor]) -> None:
+        """Make ``module_`` a model with the weights ``state``."""
+        model = self._make_model(torch.Generator())
+        model.load_state_dict(state)
+        self.module_ = model.to(self._device).eval()
+
+    def _working_dtype(self) -> torch.dtype:
+        return choose_dtype(self.dtype, self._device)
+
+    def _hold_out(self, rows: Rows) -> tuple[Rows, Rows]:
+        """Split off a random ``validation_fraction`` of the rows."""
+        n_held_out = round(self.validation_fraction * len(rows))
+        if not 0 < n_held_out < len(rows):
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction} of {len(rows)} rows "
+                f"leaves no row to validate or to train on; pass X_val and y_val, or "
+                f"set early_stopping=False."
+            )
+        order = np.random.RandomState(self._seeds[2]).permutation(len(rows))
+        held_out, kept = np.split(order, [n_held_out])
+        return (
+            Rows(*rows[torch.as_tensor(kept, device=self._device)]),
+            Rows(*rows[torch.as_tensor(held_out, device=self._device)]),
+        )
+
+    def _on_device(
+        self, inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray
+    ) -> Rows:
+        """Put encoded rows on the device."""
+        dtype = torch.float64 if self.dtype == "float64" else torch.float32
+        return Rows(
+            torch.as_tensor(inputs, device=self._device),
+            torch.as_tensor(labels, device=self._device),
+            torch.as_tensor(weights, device=self._device, dtype=dtype),
+        )
+
+    def _stages(
+        self,
+        inputs: np.ndarray,
+        read: Callable[[Tensor], Tensor],
+        max_steps: int | None,
+    ) -> Iterator[list[np.ndarray]]:
+        """Yield answers, confidence and steps of all rows after each step."""
+        limits = self._limits(max_steps)
+        # Keeping answers takes less memory than keeping the states of all rows.
+        batches = [
+            [_as_numpy(s) for s in stages(self.module_, batch, read, **limits)]
+            for batch in self._batches(inputs)
+        ]
+        for parts in zip(*batches, strict=True):
+            yield [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+    def _solve(
+        self,
+        inputs: np.ndarray,
+        read: Callable[[Tensor], Tensor],
+        max_steps: int | None,
+    ) -> list[np.ndarray]:
+        """Return answers, confidence and steps of all rows, batch by batch."""
+        limits = self._limits(max_steps)
+        parts = [
+            _as_numpy(solve(self.module_, batch, read, **limits))
+            for batch in self._batches(inputs)
+        ]
+        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+    def _limits(self, max_steps: int | None) -> dict[str, Any]:
+        """Return when a row halts at prediction."""
+        if max_steps is None:
+            max_steps = self.n_supervision_steps
+        if not isinstance(max_steps, Integral) or max_steps < 1:
+            raise ValueError(f"max_steps must be an int >= 1, got {max_steps!r}.")
+        return {"max_steps": int(max_steps), "halt_threshold": self.halt_threshold}
+
+    def _batches(self, inputs: np.ndarray) -> Iterator[Tensor]:
+        """Yield the rows on the device, ``batch_size`` at a time."""
+        for start in range(0, len(inputs), self.batch_size):
+            batch = inputs[start : start + self.batch_size]
+            yield torch.as_tensor(batch, device=self._device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle weights as arrays: they load where they were not trained."""
+        state: dict[str, Any] = dict(super().__getstate__())
+        if "module_" in state:
+            net, module = state.pop("net_"), state.pop("module_")
+            state.pop("_device")
+            state["_weights"] = [_as_arrays(net.module_), _as_arrays(module)]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Rebuild net and module; training can go on, with fresh moments."""
+        state = dict(state)
+        weights = state.pop("_weights", None)
+        super().__setstate__(state)
+        if weights is None:
+            return
+        try:
+            self._device = choose_device(self.device)
+        except ValueError:  # fitted on a device that this machine lacks
+            self._device = torch.device("cpu")
+        trained, averaged = (
+            {name: torch.as_tensor(array) for name, array in arrays.items()}
+            for arrays in weights
+        )
+        self._start_training(self._space(), self._n_slots)
+        self.net_.module_.load_state_dict(trained)
+        self._adopt(averaged)
+
+
+def _as_arrays(module: torch.nn.Module) -> dict[str, np.ndarray]:
+    """Return the state of ``module`` as numpy arrays."""
+    return {name: t.detach().cpu().numpy() for name, t in module.state_dict().items()}
+
+
+def _as_numpy(solution: Solution) -> list[np.ndarray]:
+    """Copy a solution to the host."""
+    return [part.cpu().numpy().copy() for part in solution]

@@ -1,0 +1,310 @@
+"""Deep supervision, loop 3 of the paper's Figure 3, as a skorch net."""
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from skorch import NeuralNet
+from skorch.callbacks import EpochTimer, PassthroughScoring
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from sktrm._inference import Verdict, evaluate
+from sktrm._slots import Rows, SlotBatch, Slots
+from sktrm.nn import StepOutput, answer_loss, halting_loss, is_right
+
+LR_SCHEDULES = {
+    "constant": lambda progress: 1.0,
+    "linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 + 0.5 * math.cos(math.pi * progress),
+}
+# The halting loss counts half, as in the authors' code.
+HALT_WEIGHT = 0.5
+# Optimiser steps between copies of weights that are known to give a finite loss.
+SNAPSHOT_EVERY = 16
+
+
+class SupervisionLoss(nn.Module):
+    """Loss of one supervision step: answer loss plus half the halting loss."""
+
+    def __init__(self, answer: str = "stablemax") -> None:
+        super().__init__()
+        self.answer = answer
+
+    def parts(self, output: StepOutput, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return answer loss and halting loss of each row, both (batch,)."""
+        right = is_right(output.answer_logits, labels)
+        return (
+            answer_loss(output.answer_logits, labels, self.answer),
+            halting_loss(output.halt_logit, right),
+        )
+
+    def forward(
+        self, output: StepOutput, labels: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean over the rows, weighted by ``weights`` (batch,)."""
+        answer, halt = self.parts(output, labels)
+        losses = answer + HALT_WEIGHT * halt
+        if weights is None:
+            return losses.mean()
+        return (weights * losses).sum() / weights.sum()
+
+
+class EarlyStop(Exception):
+    """Training ends before ``max_epochs``, because it was asked to."""
+
+
+class Divergence(ArithmeticError):
+    """The loss or its gradient is not finite."""
+
+
+def _average(
+    decay: float, averages: list[Tensor], weights: list[Tensor], n_averaged: Tensor
+) -> None:
+    """Move the averages towards the weights; early on faster than ``decay`` says."""
+    n = int(n_averaged)
+    # (1 + n) / (10 + n): the average must not remember the random start for long.
+    torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + n) / (10 + n)))
+
+
+class DeepSupervisionNet(NeuralNet):
+    """skorch net whose train step is one supervision step on the rows in flight.
+
+    Beside skorch's parameters it takes the ``slots``, the ``ema_decay`` (0 for no
+    average), the learning rate's ``lr_schedule`` and ``lr_warmup_steps``,
+    ``max_grad_norm``, the ``halt_threshold`` of validation, and ``n_iter_no_change``
+    (None for no early stopping) with ``tol``.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        slots: Slots,
+        ema_decay: float,
+        lr_schedule: str,
+        lr_warmup_steps: int,
+        max_grad_norm: float | None,
+        halt_threshold: float,
+        n_iter_no_change: int | None = None,
+        tol: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(module, criterion=SupervisionLoss, **kwargs)
+        self.slots = slots
+        self.ema_decay = ema_decay
+        self.lr_schedule = lr_schedule
+        self.lr_warmup_steps = lr_warmup_steps
+        self.max_grad_norm = max_grad_norm
+        self.halt_threshold = halt_threshold
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+
+    @property
+    def _default_callbacks(self) -> list[tuple[str, Any]]:
+        return [
+            ("epoch_timer", EpochTimer()),
+            ("train_loss", PassthroughScoring("train_loss", on_train=True)),
+        ]
+
+    def initialize(self) -> "DeepSupervisionNet":
+        """Prepare module and optimiser, the average and the record of the best."""
+        super().initialize()
+        # In a list, out of sight of skorch, which would hand it to the optimiser.
+        decay = partial(_average, self.ema_decay)
+        self.average_ = (
+            [AveragedModel(self.module_, multi_avg_fn=decay)] if self.ema_decay else []
+        )
+        self.n_optimizer_steps_ = 0
+        self.last_good_ = self._snapshot()
+        self.begin(None)
+        return self
+
+    def begin(self, n_rows: int | None) -> None:
+        """Forget the best weights and plan the schedule for ``n_rows`` to start.
+
+        None plans a constant learning rate.
+        """
+        self.planned_rows_ = n_rows
+        self.rows_before_ = self.slots.n_started
+        self.best_verdict_: Verdict | None = None
+        self.best_state_: dict[str, Tensor] | None = None
+        self.n_epochs_since_best_ = 0
+
+    @property
+    def predictor_(self) -> nn.Module:
+        """The module to predict with now: the average, if there is one."""
+        module: nn.Module = self.average_[0].module if self.average_ else self.module_
+        return module
+
+    def final_state(self) -> dict[str, Tensor]:
+        """Return a copy of the weights to predict with: the best, else the last."""
+        return copy.deepcopy(self.best_state_ or self.predictor_.state_dict())
+
+    def get_iterator(self, dataset: Rows, training: bool = False) -> Any:
+        """Return an iterable over slots for training, the rows for validation."""
+        return _Epochs(self.slots, dataset) if training else dataset
+
+    def train_step(self, batch: SlotBatch, **fit_params: Any) -> dict[str, Any]:
+        """Figure 3, loop 3: one supervision step, one step of the optimiser."""
+        self._set_training(True)
+        output = self.module_(batch.inputs, batch.carry, fresh=batch.fresh)
+        loss = self.criterion_(output, batch.labels, batch.weights)
+        self._zero_grad_optimizer()
+        loss.backward()
+        self.notify(
+            "on_grad_computed",
+            named_parameters=list(self.module_.named_parameters()),
+            batch=batch,
+            training=True,
+        )
+        self._guard(loss, self._clip())
+        self._set_lr()
+        self.optimizer_.step()
+        self.n_optimizer_steps_ += 1
+        for average in self.average_:
+            average.update_parameters(self.module_)
+        self.slots.advance(output)
+        return {"loss": loss.detach(), "y_pred": output.answer_logits.detach()}
+
+    def _clip(self) -> Tensor:
+        """Clip the gradient to ``max_grad_norm``; return its norm before."""
+        limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
+        return nn.utils.clip_grad_norm_(self.module_.parameters(), limit)
+
+    def _guard(self, loss: Tensor, grad_norm: Tensor) -> None:
+        """Raise Divergence at a loss that is not finite, else remember the weights."""
+        if not math.isfinite(loss.item() + grad_norm.item()):
+            raise Divergence(
+                f"loss {loss.item():g}, gradient norm {grad_norm.item():g}"
+            )
+        if self.n_optimizer_steps_ % SNAPSHOT_EVERY == 0:
+            self.last_good_ = self._snapshot()
+
+    def _snapshot(self) -> tuple[int, list[dict[str, Tensor]]]:
+        """Copy the weights and their average."""
+        modules = [self.module_, *self.average_]
+        states = [copy.deepcopy(module.state_dict()) for module in modules]
+        return self.n_optimizer_steps_, states
+
+    def _set_lr(self) -> None:
+        """Warm up over the first steps, then follow the schedule of rows started."""
+        warmup = min(1.0, (self.n_optimizer_steps_ + 1) / max(1, self.lr_warmup_steps))
+        progress = 0.0
+        if self.planned_rows_ is not None:
+            started = self.slots.n_started - self.rows_before_
+            progress = min(1.0, started / self.planned_rows_)
+        for group in self.optimizer_.param_groups:
+            group["lr"] = self.lr * warmup * LR_SCHEDULES[self.lr_schedule](progress)
+
+    def run_single_epoch(
+        self, iterator: Any, training: bool, prefix: str, step_fn: Any, **kwargs: Any
+    ) -> None:
+        """Train for an epoch, or validate the predictor on the rows held out."""
+        if training:
+            super().run_single_epoch(iterator, training, prefix, step_fn, **kwargs)
+        elif iterator is not None:
+            self._validate(iterator)
+
+    def _validate(self, rows: Rows) -> None:
+        """Record how the predictor does and keep the best one's weights."""
+        predictor = self.predictor_.eval()
+        verdict = evaluate(
+            predictor,  # type: ignore[arg-type]
+            rows.inputs,
+            rows.labels,
+            batch_size=self.batch_size,
+            max_steps=self.slots.n_supervision_steps,
+            halt_threshold=self.halt_threshold,
+        )
+        for name, value in verdict._asdict().items():
+            self.history.record(f"valid_{name}", value)
+        self.n_epochs_since_best_ += 1
+        if self.best_verdict_ is None or _better(verdict, self.best_verdict_, self.tol):
+            self.n_epochs_since_best_ = 0
+            self.best_verdict_ = verdict
+            self.best_state_ = copy.deepcopy(predictor.state_dict())
+
+    def notify(self, method_name: str, **cb_kwargs: Any) -> None:
+        """Call the callbacks, then stop early if validation says so."""
+        try:
+            super().notify(method_name, **cb_kwargs)
+        except KeyboardInterrupt as stop:
+            # skorch's callbacks stop training with this; Ctrl-C is something else.
+            raise EarlyStop from stop
+        if method_name == "on_epoch_end":
+            self._report()
+            patience = self.n_iter_no_change
+            if patience is not None and self.n_epochs_since_best_ >= patience:
+                raise EarlyStop
+
+    def _report(self) -> None:
+        """Print one line on the epoch just finished."""
+        if not self.verbose:
+            return
+        epoch = self.history[-1]
+        parts = [
+            f"epoch {epoch['epoch']:3d}",
+            f"step {self.n_optimizer_steps_:6d}",
+            f"loss {epoch['train_loss']:.4f}",
+        ]
+        if "valid_exact_match" in epoch:
+            parts += [
+                f"exact match {epoch['valid_exact_match']:.4f}",
+                f"cells {epoch['valid_cell_accuracy']:.4f}",
+                f"steps taken {epoch['valid_n_steps']:.2f}",
+            ]
+        print(", ".join([*parts, f"{epoch['dur']:.1f} s"]), flush=True)
+
+    def partial_fit(
+        self, X: Rows, y: None = None, classes: Any = None, **fit_params: Any
+    ) -> "DeepSupervisionNet":
+        """Train on; unlike skorch, let KeyboardInterrupt out."""
+        if not self.initialized_:
+            self.initialize()
+        self.notify("on_train_begin", X=X, y=y)
+        try:
+            self.fit_loop(X, y, **fit_params)
+        except EarlyStop:
+            pass
+        except Divergence as error:
+            self._recover(error)
+        finally:
+            self.notify("on_train_end", X=X, y=y)
+        return self
+
+    def _recover(self, error: Divergence) -> None:
+        """Go back to the last weights that gave a finite loss, and warn."""
+        good, states = self.last_good_
+        for module, state in zip([self.module_, *self.average_], states, strict=True):
+            module.load_state_dict(state)
+        warnings.warn(
+            f"Training stopped: at optimiser step {self.n_optimizer_steps_ + 1} the "
+            f"loss was not finite ({error}). The weights of step {good} are kept. A "
+            f"lower lr, more lr_warmup_steps or a lower max_grad_norm may help.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+
+
+def _better(new: Verdict, old: Verdict, tol: float) -> bool:
+    """Compare by exact match, then by cell accuracy."""
+    if abs(new.exact_match - old.exact_match) > tol:
+        return new.exact_match > old.exact_match
+    return new.cell_accuracy > old.cell_accuracy + tol
+
+
+class _Epochs:
+    """Iterates over one epoch of the slots each time it is asked to."""
+
+    def __init__(self, slots: Slots, rows: Rows) -> None:
+        self.slots = slots
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[SlotBatch]:
+        return self.slots.epoch(self.rows)

@@ -1,0 +1,170 @@
+"""Scores for answers that are whole grids or sequences."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import make_scorer
+
+from sktrm._encoding import as_grids
+from sktrm.datasets import is_shortest_path
+
+__all__ = [
+    "cell_accuracy_score",
+    "cell_accuracy_scorer",
+    "exact_match_score",
+    "exact_match_scorer",
+    "valid_shortest_path_score",
+    "valid_shortest_path_scorer",
+]
+
+
+def exact_match_score(
+    y_true: Any, y_pred: Any, *, sample_weight: Any = None, ignore_value: Any = None
+) -> float:
+    """Share of rows whose every scored cell is right.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,), (n, L) or (n, H, W), or list of n grids
+        Right answers.
+    y_pred : of the same form
+        Predicted answers. A grid of another size than the right one is wrong.
+    sample_weight : array-like of shape (n,), default=None
+        Weights of the rows.
+    ignore_value : object, default=None
+        Cells of ``y_true`` with this value are not scored.
+
+    Returns
+    -------
+    score : float
+        Between 0 and 1.
+
+    Examples
+    --------
+    >>> from sktrm.metrics import exact_match_score
+    >>> exact_match_score([[1, 2], [3, 4]], [[1, 2], [3, 3]])
+    0.5
+    """
+    right = _cells_right(y_true, y_pred, ignore_value)
+    rows = [bool(np.all(row)) for row in right]
+    return float(np.average(rows, weights=sample_weight))
+
+
+def cell_accuracy_score(
+    y_true: Any, y_pred: Any, *, sample_weight: Any = None, ignore_value: Any = None
+) -> float:
+    """Mean over the rows of the share of scored cells that are right.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,), (n, L) or (n, H, W), or list of n grids
+        Right answers.
+    y_pred : of the same form
+        Predicted answers. A grid of another size than the right one scores 0.
+    sample_weight : array-like of shape (n,), default=None
+        Weights of the rows.
+    ignore_value : object, default=None
+        Cells of ``y_true`` with this value are not scored.
+
+    Returns
+    -------
+    score : float
+        Between 0 and 1.
+
+    Examples
+    --------
+    >>> from sktrm.metrics import cell_accuracy_score
+    >>> cell_accuracy_score([[1, 2], [3, 4]], [[1, 2], [3, 3]])
+    0.75
+    """
+    right = _cells_right(y_true, y_pred, ignore_value)
+    rows = [np.mean(row) if np.size(row) else 1.0 for row in right]
+    return float(np.average(rows, weights=sample_weight))
+
+
+def _cells_right(y_true: Any, y_pred: Any, ignore_value: Any) -> list[np.ndarray]:
+    """Tell of every scored cell of every row whether it is right."""
+    truth, answers = as_grids(y_true, "y_true"), as_grids(y_pred, "y_pred")
+    if len(truth) != len(answers):
+        raise ValueError(
+            f"y_true and y_pred must have the same number of rows, got {len(truth)} "
+            f"and {len(answers)}."
+        )
+    return [
+        _row_right(np.asarray(a), np.asarray(b), ignore_value)
+        for a, b in zip(truth, answers, strict=True)
+    ]
+
+
+def _row_right(truth: np.ndarray, answer: np.ndarray, ignore_value: Any) -> np.ndarray:
+    if truth.shape != answer.shape:
+        return np.array([False])
+    right: np.ndarray = truth == answer
+    return right if ignore_value is None else right[truth != ignore_value]
+
+
+def valid_shortest_path_score(
+    X: Any, y_pred: Any, *, sample_weight: Any = None
+) -> float:
+    """Share of mazes whose answer is a valid and shortest path from start to goal.
+
+    A maze often has many shortest paths and one label, so this says more than the
+    exact match. Walls, start and goal must be where the question has them; the cells
+    marked ``o`` must be exactly those between the ends of one shortest path.
+
+    Parameters
+    ----------
+    X : array-like of shape (n, H, W) or list of n grids
+        Mazes: ``#`` wall, `` `` free, ``S`` start, ``G`` goal.
+    y_pred : of the same form
+        The mazes with ``o`` on a path.
+    sample_weight : array-like of shape (n,), default=None
+        Weights of the mazes.
+
+    Returns
+    -------
+    score : float
+        Between 0 and 1.
+
+    Examples
+    --------
+    >>> from sktrm.metrics import valid_shortest_path_score
+    >>> maze = [["S", " "], [" ", "G"]]
+    >>> valid_shortest_path_score([maze], [[["S", "o"], [" ", "G"]]])
+    1.0
+    """
+    mazes, answers = as_grids(X, "X"), as_grids(y_pred, "y_pred")
+    if len(mazes) != len(answers):
+        raise ValueError(
+            f"X and y_pred must have the same number of mazes, got {len(mazes)} and "
+            f"{len(answers)}."
+        )
+    pairs = zip(mazes, answers, strict=True)
+    valid = [is_shortest_path(np.asarray(m), np.asarray(a)) for m, a in pairs]
+    return float(np.average(valid, weights=sample_weight))
+
+
+def valid_shortest_path_scorer(estimator: Any, X: Any, y: Any = None) -> float:
+    """Score ``estimator.predict(X)`` by :func:`valid_shortest_path_score`.
+
+    A scorer for ``cross_val_score(..., scoring=valid_shortest_path_scorer)``.
+
+    Parameters
+    ----------
+    estimator : object with ``predict``
+        Fitted on mazes.
+    X : array-like of shape (n, H, W) or list of n grids
+        Mazes.
+    y : ignored
+        Present for the scorer protocol.
+
+    Returns
+    -------
+    score : float
+        Between 0 and 1.
+    """
+    return valid_shortest_path_score(X, estimator.predict(X))
+
+
+exact_match_scorer = make_scorer(exact_match_score)
+cell_accuracy_scorer = make_scorer(cell_accuracy_score)

@@ -1,0 +1,267 @@
+"""The parts of the two-layer network: norms, SwiGLU, mixers, blocks."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+MIXERS = ("attention", "mlp")
+POSITIONS = ("rope", "learned", "none")
+NORM_EPS = 1e-5
+ROPE_BASE = 10_000.0
+
+
+def truncated_normal(
+    *shape: int, std: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """Draw a normal truncated at two deviations whose own deviation is ``std``."""
+    # Cutting a unit normal at +-2 leaves a deviation of 0.8796.
+    wide = std / 0.87962566103423978
+    tensor = torch.empty(shape)
+    return nn.init.trunc_normal_(
+        tensor, std=wide, a=-2 * wide, b=2 * wide, generator=generator
+    )
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    """Precision for sums of ``dtype``: at least float32."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def rms_norm(h: Tensor) -> Tensor:
+    """Scale the last axis to a root mean square of one, without a learned gain."""
+    # Untrained recursions are chaotic: a last bit grows to a whole unit within three
+    # supervision steps. The order of operations here is the authors', on purpose.
+    mean_square = h.square().mean(-1, keepdim=True, dtype=_precise(h.dtype))
+    return h * torch.rsqrt(mean_square + NORM_EPS).to(h.dtype)
+
+
+def swiglu_width(size: int, expansion: float) -> int:
+    """Inner width of a SwiGLU: two thirds of the expansion, up to a multiple of 256."""
+    return math.ceil(round(expansion * size * 2 / 3) / 256) * 256
+
+
+class Linear(nn.Module):
+    """A linear map whose float32 weight is used in the precision of its input."""
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        bias: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(
+            truncated_normal(n_out, n_in, std=n_in**-0.5, generator=generator)
+        )
+        self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
+        self._cast: Tensor | None = None
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Map the last axis from ``n_in`` to ``n_out``."""
+        weight = self._cast
+        if weight is None or weight.dtype != h.dtype:
+            weight = self.weight.to(h.dtype)
+        bias = None if self.bias is None else self.bias.to(h.dtype)
+        return F.linear(h, weight, bias)
+
+
+@contextmanager
+def weights_cast_once(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Cast the weights of all linear maps to ``dtype`` for the time of a step.
+
+    Otherwise each of the T(n + 1) calls of the network would cast them anew.
+    """
+    layers = [m for m in module.modules() if isinstance(m, Linear)]
+    for layer in layers:
+        layer._cast = layer.weight.to(dtype)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._cast = None
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer: ``down(silu(gate) * up)``."""
+
+    def __init__(
+        self,
+        size: int,
+        expansion: float = 4.0,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        inner = swiglu_width(size, expansion)
+        self.gate_up = Linear(size, 2 * inner, generator=generator)
+        self.down = Linear(inner, size, generator=generator)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Transform the last axis, keeping its size."""
+        gate, up = self.gate_up(h).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)  # type: ignore[no-any-return]
+
+
+def rope_tables(length: int, head_size: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines of rotary positions, each (length, head_size)."""
+    frequencies = 1.0 / ROPE_BASE ** (torch.arange(0, head_size, 2) / head_size)
+    angles = torch.outer(torch.arange(length).float(), frequencies)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate pairs of channels of ``h`` (..., length, head_size) by their position."""
+    first, second = h.chunk(2, dim=-1)
+    return h * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Bidirectional multi-head self-attention, with rotary positions if asked for."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(
+        self,
+        hidden_size: int,
+        n_heads: int,
+        length: int,
+        *,
+        rope: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.rope = rope
+        self.qkv = Linear(hidden_size, 3 * hidden_size, generator=generator)
+        self.out = Linear(hidden_size, hidden_size, generator=generator)
+        cos, sin = rope_tables(length, hidden_size // n_heads)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Mix the rows of ``h`` (batch, length, hidden_size) along the length."""
+        batch, length, hidden_size = h.shape
+        qkv = self.qkv(h).view(batch, length, 3, self.n_heads, -1)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, head_size)
+        if self.rope:
+            cos, sin = self.cos.to(h.dtype), self.sin.to(h.dtype)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.out(mixed.transpose(1, 2).reshape(batch, length, hidden_size))  # type: ignore[no-any-return]
+
+
+class AttentionMixer(nn.Module):
+    """Post-norm residual self-attention along the sequence."""
+
+    def __init__(self, attention: Attention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Mix ``h`` (batch, length, hidden_size) along its length."""
+        return rms_norm(h + self.attention(h))
+
+
+def _transposed(h: Tensor) -> Tensor:
+    """Swap length and width; in bfloat16 by a copy."""
+    h = h.transpose(1, 2)
+    # oneDNN is twice as fast on contiguous bfloat16; float32 keeps the authors' bits.
+    return h.contiguous() if h.dtype == torch.bfloat16 else h
+
+
+class TokenMixer(nn.Module):
+    """Post-norm residual SwiGLU along the sequence, for short fixed lengths."""
+
+    def __init__(
+        self,
+        length: int,
+        expansion: float = 4.0,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.swiglu = SwiGLU(length, expansion, generator=generator)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Mix ``h`` (batch, length, hidden_size) along its length."""
+        h = _transposed(h)  # (batch, hidden_size, length)
+        # The norm, too, runs along the sequence here, as in the authors' code.
+        return _transposed(rms_norm(h + self.swiglu(h)))
+
+
+class Block(nn.Module):
+    """One layer: a mixer along the sequence, then a SwiGLU along the width."""
+
+    def __init__(self, mixer: nn.Module, swiglu: SwiGLU) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.swiglu = swiglu
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Transform ``h`` (batch, length, hidden_size)."""
+        h = self.mixer(h)
+        return rms_norm(h + self.swiglu(h))
+
+
+class TinyNetwork(nn.Sequential):
+    """The tiny network ``net``: a few blocks, two in the paper."""
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        length: int,
+        hidden_size: int,
+        n_layers: int = 2,
+        n_heads: int = 8,
+        expansion: float = 4.0,
+        mixer: str = "attention",
+        positions: str = "rope",
+        generator: torch.Generator | None = None,
+    ) -> "TinyNetwork":
+        """Build ``n_layers`` blocks for sequences of ``length`` tokens."""
+        check_sizes(hidden_size, n_heads, mixer, positions)
+
+        def make_mixer() -> nn.Module:
+            if mixer == "mlp":
+                return TokenMixer(length, expansion, generator=generator)
+            rope = positions == "rope"
+            return AttentionMixer(
+                Attention(hidden_size, n_heads, length, rope=rope, generator=generator)
+            )
+
+        return cls(
+            *(
+                Block(make_mixer(), SwiGLU(hidden_size, expansion, generator=generator))
+                for _ in range(n_layers)
+            )
+        )
+
+
+def check_sizes(hidden_size: int, n_heads: int, mixer: str, positions: str) -> None:
+    """Raise ValueError if the sizes or choices of a network do not fit together."""
+    if mixer not in MIXERS:
+        raise ValueError(f"mixer must be one of {sorted(MIXERS)}, got {mixer!r}.")
+    if positions not in POSITIONS:
+        raise ValueError(
+            f"positions must be one of {sorted(POSITIONS)}, got {positions!r}."
+        )
+    if mixer == "attention" and hidden_size % n_heads:
+        raise ValueError(
+            f"hidden_size must be a multiple of n_heads, got "
+            f"hidden_size={hidden_size} and n_heads={n_heads}."
+        )
+    if mixer == "attention" and positions == "rope" and hidden_size // n_heads % 2:
+        raise ValueError(
+            f"Rotary positions need an even head size, got hidden_size / n_heads = "
+            f"{hidden_size // n_heads}; change hidden_size or n_heads, or set "
+            f"positions='learned'."
+        )

@@ -1,0 +1,282 @@
+"""The recursion of the paper's Figure 3: loops 1 and 2, and the two heads."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sktrm.nn.blocks import (
+    Linear,
+    TinyNetwork,
+    check_sizes,
+    truncated_normal,
+    weights_cast_once,
+)
+
+
+class Carry(NamedTuple):
+    """State between supervision steps: embedded answer and latent."""
+
+    y: Tensor  # (batch, n_prefix_tokens + length, hidden_size)
+    z: Tensor  # (batch, n_prefix_tokens + length, hidden_size)
+
+    def detach(self) -> "Carry":
+        """Cut the state off the graph that made it."""
+        return Carry(self.y.detach(), self.z.detach())
+
+    def select(self, rows: Tensor) -> "Carry":
+        """Return the state of some rows, given by mask or index."""
+        return Carry(self.y[rows], self.z[rows])
+
+
+class StepOutput(NamedTuple):
+    """Result of one supervision step."""
+
+    carry: Carry
+    answer_logits: Tensor  # (batch, length, n_tokens)
+    halt_logit: Tensor  # (batch,)
+
+
+class Embedding(nn.Module):
+    """Tokens of the question to ``x``: symbols, positions, prefix, task."""
+
+    def __init__(
+        self,
+        n_tokens: int,
+        length: int,
+        hidden_size: int,
+        *,
+        n_prefix_tokens: int = 0,
+        task_size: int = 0,
+        n_tasks: int = 0,
+        learned_positions: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.n_prefix_tokens = n_prefix_tokens
+        # Written at 1 / sqrt(size) and scaled up again: the optimiser then takes
+        # larger relative steps, as in the authors' code.
+        self.scale = hidden_size**0.5
+        std = 1 / self.scale
+        self.token = nn.Parameter(
+            truncated_normal(n_tokens, hidden_size, std=std, generator=generator)
+        )
+        self.position: nn.Parameter | None = None
+        if learned_positions:
+            total = n_prefix_tokens + length
+            self.position = nn.Parameter(
+                truncated_normal(total, hidden_size, std=std, generator=generator)
+            )
+        self.task: nn.Parameter | None = None
+        self.prefix: nn.Parameter | None = None
+        if task_size:
+            self.task = nn.Parameter(torch.zeros(n_tasks, task_size))
+        elif n_prefix_tokens:
+            self.prefix = nn.Parameter(
+                truncated_normal(
+                    n_prefix_tokens, hidden_size, std=std, generator=generator
+                )
+            )
+
+    def forward(self, inputs: Tensor, task_ids: Tensor | None = None) -> Tensor:
+        """Embed ``inputs`` (batch, length) as x (batch, prefix + length, hidden)."""
+        x = F.embedding(inputs.long(), self.token)
+        if self.n_prefix_tokens:
+            x = torch.cat((self._prefix(len(inputs), task_ids), x), dim=1)
+        if self.position is not None:
+            # Halves the variance of the sum of two embeddings.
+            x = 0.5**0.5 * (x + self.position)
+        return self.scale * x
+
+    def _prefix(self, batch: int, task_ids: Tensor | None) -> Tensor:
+        """Return the tokens before the grid, (batch, n_prefix_tokens, hidden_size)."""
+        if self.task is None:
+            assert self.prefix is not None
+            return self.prefix.expand(batch, -1, -1)
+        if task_ids is None:
+            raise ValueError("This model has a task embedding: task_ids is required.")
+        task = self.task[task_ids.long()]  # (batch, task_size)
+        missing = self.n_prefix_tokens * self.hidden_size - task.shape[-1]
+        task = F.pad(task, (0, missing))
+        return task.view(batch, self.n_prefix_tokens, self.hidden_size)
+
+
+class HaltHead(nn.Module):
+    """Q_head: one logit from the first token, "the answer is right".
+
+    The linear map has a second output, the authors' "continue", which nothing reads: a
+    product with one column rounds differently, and the recursion amplifies last bits.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.linear = Linear(hidden_size, 2, bias=True)
+        nn.init.zeros_(self.linear.weight)
+        # sigmoid(-5) is 0.7 %: an untrained head must not end the recursion early.
+        assert self.linear.bias is not None
+        nn.init.constant_(self.linear.bias, -5.0)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Read ``y`` (batch, prefix + length, hidden_size); return (batch,)."""
+        first = y[:, 0].to(self.linear.weight.dtype)  # (batch, hidden_size)
+        return self.linear(first)[:, 0]  # type: ignore[no-any-return]
+
+
+class TinyRecursionModel(nn.Module):
+    """A tiny network applied to its own answer: one supervision step a call.
+
+    ``embedding`` maps the question to x, ``net`` updates z and y, ``answer_head``
+    and ``halt_head`` read y. States and products are computed in ``dtype``, weights
+    stay in their own.
+    """
+
+    y_init: Tensor
+    z_init: Tensor
+
+    def __init__(
+        self,
+        embedding: nn.Module,
+        net: nn.Module,
+        answer_head: nn.Module,
+        halt_head: nn.Module,
+        *,
+        hidden_size: int,
+        n_prefix_tokens: int = 0,
+        n_latent_recursions: int = 6,
+        n_deep_recursions: int = 3,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.net = net
+        self.answer_head = answer_head
+        self.halt_head = halt_head
+        self.n_prefix_tokens = n_prefix_tokens
+        self.n_latent_recursions = n_latent_recursions
+        self.n_deep_recursions = n_deep_recursions
+        self.dtype = dtype
+        for name in ("y_init", "z_init"):
+            start = truncated_normal(hidden_size, std=1.0, generator=generator)
+            self.register_buffer(name, start)
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        n_tokens: int,
+        length: int,
+        hidden_size: int = 512,
+        n_layers: int = 2,
+        n_heads: int = 8,
+        expansion: float = 4.0,
+        mixer: str = "attention",
+        positions: str = "rope",
+        n_prefix_tokens: int = 0,
+        task_size: int = 0,
+        n_tasks: int = 0,
+        n_latent_recursions: int = 6,
+        n_deep_recursions: int = 3,
+        dtype: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> "TinyRecursionModel":
+        """Build the paper's form of model for ``length`` cells of ``n_tokens`` values.
+
+        ``generator`` draws all initial weights; without it, torch's global one does.
+        """
+        check_sizes(hidden_size, n_heads, mixer, positions)
+        if task_size > n_prefix_tokens * hidden_size:
+            raise ValueError(
+                f"task_size must fit into the prefix, got task_size={task_size} > "
+                f"n_prefix_tokens * hidden_size = {n_prefix_tokens * hidden_size}."
+            )
+        embedding = Embedding(
+            n_tokens,
+            length,
+            hidden_size,
+            n_prefix_tokens=n_prefix_tokens,
+            task_size=task_size,
+            n_tasks=n_tasks,
+            learned_positions=positions == "learned",
+            generator=generator,
+        )
+        net = TinyNetwork.build(
+            length=n_prefix_tokens + length,
+            hidden_size=hidden_size,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            expansion=expansion,
+            mixer=mixer,
+            positions=positions,
+            generator=generator,
+        )
+        return cls(
+            embedding,
+            net,
+            Linear(hidden_size, n_tokens, generator=generator),
+            HaltHead(hidden_size),
+            hidden_size=hidden_size,
+            n_prefix_tokens=n_prefix_tokens,
+            n_latent_recursions=n_latent_recursions,
+            n_deep_recursions=n_deep_recursions,
+            dtype=dtype,
+            generator=generator,
+        )
+
+    def initial_carry(self, x: Tensor) -> Carry:
+        """Return the state before the first supervision step, shaped like ``x``."""
+        return Carry(
+            self.y_init.to(x.dtype).expand_as(x), self.z_init.to(x.dtype).expand_as(x)
+        )
+
+    def start(self, x: Tensor, carry: Carry | None, fresh: Tensor | None) -> Carry:
+        """Return ``carry``, with the rows marked ``fresh`` put to the initial state."""
+        initial = self.initial_carry(x)
+        if carry is None:
+            return initial
+        if fresh is None:
+            return carry
+        fresh = fresh.view(-1, *[1] * (x.dim() - 1))
+        return Carry(
+            torch.where(fresh, initial.y, carry.y),
+            torch.where(fresh, initial.z, carry.z),
+        )
+
+    def latent_recursion(self, x: Tensor, y: Tensor, z: Tensor) -> Carry:
+        """Loop 1 of Figure 3: update z n times given x, y, z; then y given y, z."""
+        for _ in range(self.n_latent_recursions):
+            z = self.net(x + y + z)
+        y = self.net(y + z)
+        return Carry(y, z)
+
+    def deep_recursion(self, x: Tensor, y: Tensor, z: Tensor) -> Carry:
+        """Loop 2 of Figure 3: T - 1 latent recursions without gradient, one with."""
+        with torch.no_grad():
+            for _ in range(self.n_deep_recursions - 1):
+                y, z = self.latent_recursion(x, y, z)
+        return self.latent_recursion(x, y, z)
+
+    def embed(self, inputs: Tensor, task_ids: Tensor | None = None) -> Tensor:
+        """Return ``x`` of ``inputs`` (batch, length) in the working precision."""
+        x: Tensor = self.embedding(inputs, task_ids)
+        return x if self.dtype is None else x.to(self.dtype)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        carry: Carry | None = None,
+        task_ids: Tensor | None = None,
+        fresh: Tensor | None = None,
+    ) -> StepOutput:
+        """Take one supervision step on ``inputs``, integers of shape (batch, length).
+
+        Without ``carry`` every row starts afresh, with it those marked in ``fresh``
+        (batch,). The returned carry is detached.
+        """
+        x = self.embed(inputs, task_ids)
+        with weights_cast_once(self.net, x.dtype):
+            y, z = self.deep_recursion(x, *self.start(x, carry, fresh))
+        answer_logits = self.answer_head(y)[:, self.n_prefix_tokens :]
+        return StepOutput(Carry(y, z).detach(), answer_logits, self.halt_head(y))
