@@ -4,11 +4,14 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
+import torch
 
 from sktrm import TRMSolver
 from sktrm.datasets import make_sudoku
 
 matplotlib.use("agg")
+# The models of the tests are so small that threads would cost more than they give.
+torch.set_num_threads(1)
 
 ROOT = Path(__file__).parents[1]
 

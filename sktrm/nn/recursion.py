@@ -110,9 +110,11 @@ class HaltHead(nn.Module):
     product with one column rounds differently, and the recursion amplifies last bits.
     """
 
-    def __init__(self, hidden_size: int) -> None:
+    def __init__(
+        self, hidden_size: int, generator: torch.Generator | None = None
+    ) -> None:
         super().__init__()
-        self.linear = Linear(hidden_size, 2, bias=True)
+        self.linear = Linear(hidden_size, 2, bias=True, generator=generator)
         nn.init.zeros_(self.linear.weight)
         # sigmoid(-5) is 0.7 %: an untrained head must not end the recursion early.
         assert self.linear.bias is not None
@@ -216,7 +218,7 @@ class TinyRecursionModel(nn.Module):
             embedding,
             net,
             Linear(hidden_size, n_tokens, generator=generator),
-            HaltHead(hidden_size),
+            HaltHead(hidden_size, generator),
             hidden_size=hidden_size,
             n_prefix_tokens=n_prefix_tokens,
             n_latent_recursions=n_latent_recursions,
