@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from skorch.helper import predefined_split
+from skorch.history import History
 from torch import Tensor
 
 from sktrm._device import DTYPES, choose_device, choose_dtype
@@ -107,6 +108,19 @@ class BaseTRM(BaseEstimator):
         )
         self.net_ = self._make_net(model, slots).initialize()
 
+    def _loop_parameters(self) -> dict[str, Any]:
+        """Return the parameters of the training loop, which may change between fits."""
+        return {
+            "lr": self.lr,
+            "lr_schedule": self.lr_schedule,
+            "lr_warmup_steps": self.lr_warmup_steps,
+            "max_grad_norm": self.max_grad_norm,
+            "halt_threshold": self.halt_threshold,
+            "n_iter_no_change": self.n_iter_no_change if self.early_stopping else None,
+            "tol": self.tol,
+            "verbose": int(self.verbose),
+        }
+
     def _make_net(self, model: TinyRecursionModel, slots: Slots) -> DeepSupervisionNet:
         """Wrap ``model`` in a skorch net with this estimator's parameters."""
         return DeepSupervisionNet(
@@ -117,20 +131,12 @@ class BaseTRM(BaseEstimator):
             optimizer=torch.optim.AdamW,
             optimizer__betas=(0.9, 0.95),
             optimizer__weight_decay=self.weight_decay,
-            lr=self.lr,
-            lr_schedule=self.lr_schedule,
-            lr_warmup_steps=self.lr_warmup_steps,
-            max_grad_norm=self.max_grad_norm,
-            halt_threshold=self.halt_threshold,
-            n_iter_no_change=self.n_iter_no_change if self.early_stopping else None,
-            tol=self.tol,
-            max_epochs=self.max_epochs,
             batch_size=self.batch_size,
             train_split=None,
             # skorch mutates the callbacks it is given.
             callbacks=clone(list(self.callbacks or []), safe=False),
             device=str(self._device),
-            verbose=int(self.verbose),
+            **self._loop_parameters(),
         )
 
     def _train(self, rows: Rows, held_out: Rows | None, n_epochs: int | None) -> None:
@@ -140,6 +146,8 @@ class BaseTRM(BaseEstimator):
         """
         net = self.net_
         net.train_split = None if held_out is None else predefined_split(held_out)
+        for name, value in self._loop_parameters().items():
+            setattr(net, name, value)
         net.begin(len(rows) * n_epochs if n_epochs else None)
         try:
             net.partial_fit(rows, epochs=n_epochs or 1)
@@ -259,6 +267,9 @@ class BaseTRM(BaseEstimator):
         )
         self._start_training(self._space(), self._n_slots)
         self.net_.module_.load_state_dict(trained)
+        for average in self.net_.average_:
+            average.module.load_state_dict(averaged)
+        self.net_.history = History({**epoch, "batches": []} for epoch in self.history_)
         self._adopt(averaged)
 
 

@@ -1,7 +1,7 @@
 """Symbols to tokens and back: sequences, grids, grids of different sizes."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_array
 PAD = 0  # token of cells outside a grid, and of unknown symbols that are ignored
 IGNORE_LABEL = -100  # label of cells that are not scored
 _LARGEST_TABLE = 2**16  # range of integers that are looked up rather than sorted
+_CHUNK_CELLS = 2**22  # cells encoded at once
 
 Grids = np.ndarray | list[np.ndarray]  # (n, ...), or n grids of different shapes
 
@@ -80,39 +81,45 @@ def _checked(values: Any, name: str, ensure_2d: bool = True) -> np.ndarray:
     return array
 
 
-def _lists(grids: Grids) -> list[np.ndarray]:
-    return [grids] if isinstance(grids, np.ndarray) else grids
+def _chunks(grids: np.ndarray) -> Iterator[slice]:
+    """Yield slices of rows whose temporary copies take little memory."""
+    rows = max(1, _CHUNK_CELLS // max(1, math.prod(grids.shape[1:])))
+    for start in range(0, len(grids), rows):
+        yield slice(start, start + rows)
 
 
 def distinct(grids: Grids, name: str) -> list[Hashable]:
     """Return the distinct symbols of ``grids`` as Python objects."""
+    parts = grids
+    if isinstance(grids, np.ndarray):
+        parts = [grids[rows] for rows in _chunks(grids)]
     found: dict[Hashable, None] = {}
-    for grid in _lists(grids):
-        found.update(dict.fromkeys(_factorize(grid, name)[0]))
+    for part in parts:
+        found.update(dict.fromkeys(_factorize(part, name)[0]))
     return list(found)
 
 
-def _factorize(values: np.ndarray, name: str) -> tuple[list[Hashable], np.ndarray]:
+def _factorize(values: np.ndarray, name: str) -> tuple[Sequence[Hashable], np.ndarray]:
     """Return the distinct symbols and, shaped like ``values``, their positions."""
     if values.dtype.kind in "iu" and values.size:
         low, high = int(values.min()), int(values.max())
         if high - low < _LARGEST_TABLE:
             # Counting instead of sorting: ten times faster on a million Sudokus.
-            codes = values - values.dtype.type(low)
-            present = np.bincount(codes.ravel().astype(np.intp)) > 0
+            codes = values.astype(np.int64) - low
+            present = np.bincount(codes.ravel()) > 0
             position = np.cumsum(present) - 1
             symbols = (np.flatnonzero(present) + low).tolist()
             return symbols, position[codes]
     if values.dtype == object:
+        index: dict[Hashable, int] = {}
         try:
-            index: dict[Hashable, int] = {}
-            codes = [index.setdefault(v, len(index)) for v in values.ravel()]
+            positions = [index.setdefault(v, len(index)) for v in values.ravel()]
         except TypeError as error:
             raise TypeError(
                 f"{name} holds a symbol that cannot be looked up; the argument must be "
                 f"a string or a number, or hashable at least: {error}."
             ) from error
-        return list(index), np.array(codes, dtype=np.intp).reshape(values.shape)
+        return list(index), np.array(positions, dtype=np.intp).reshape(values.shape)
     unique, inverse = np.unique(values, return_inverse=True)
     return unique.tolist(), inverse.reshape(values.shape)
 
@@ -136,7 +143,7 @@ class Vocabulary:
     @property
     def dtype(self) -> np.dtype:
         """Smallest dtype that holds every token and ``IGNORE_LABEL``."""
-        return np.min_scalar_type(-max(self.n_tokens, -IGNORE_LABEL) - 1)
+        return np.min_scalar_type(-max(self.n_tokens, -IGNORE_LABEL))
 
     def encode(
         self, values: np.ndarray, name: str, unknown: str = "error"
@@ -186,9 +193,11 @@ class GridEncoder:
         ]
         self.answer_symbols = _sorted(list(dict.fromkeys(answers)))
         self.answer_tokens = tuple(
-            map(self.vocabulary.token_of.get, self.answer_symbols)
+            self.vocabulary.token_of[symbol] for symbol in self.answer_symbols
         )
-        self.y_dtype = np.result_type(*{grid.dtype for grid in _lists(y)})
+
+        answers_of = [y] if isinstance(y, np.ndarray) else y
+        self.y_dtype = np.result_type(*{grid.dtype for grid in answers_of})
         return self
 
     def _fit_canvas(self, X: Grids, y: Grids) -> None:
@@ -201,12 +210,17 @@ class GridEncoder:
 
     @property
     def n_features(self) -> int:
-        """Number of cells of a question."""
-        return math.prod(self.x_canvas)
+        """Number of cells of a question, of the largest if they differ."""
+        return math.prod(self.x_canvas if self.x_shape is None else self.x_shape)
 
     @property
     def n_outputs(self) -> int:
-        """Number of cells of an answer."""
+        """Number of cells of an answer, of the largest if they differ."""
+        return math.prod(self.y_canvas if self.y_shape is None else self.y_shape)
+
+    @property
+    def answer_cells(self) -> int:
+        """Number of cells at the start of a row that the answers' canvas takes."""
         return math.prod(self.y_canvas)
 
     @property
@@ -254,7 +268,8 @@ class GridEncoder:
             grids = grids if grids.ndim > 1 else grids[:, None]
             self._check_fits(grids.shape[1:], canvas, f"Every row of {name}")
             inside = tuple(slice(size) for size in grids.shape[1:])
-            placed[:, *inside] = self._tokens(grids, name, unknown)
+            for part in _chunks(grids):
+                placed[part, *inside] = self._tokens(grids[part], name, unknown)
         else:
             for i, grid in enumerate(grids):
                 self._check_fits(grid.shape, canvas, f"Row {i} of {name}")
@@ -282,7 +297,7 @@ class GridEncoder:
         return np.where(ignored, self.vocabulary.dtype.type(IGNORE_LABEL), tokens)
 
     def decode(self, tokens: np.ndarray, X: Grids) -> Grids:
-        """Return the answers that ``tokens`` (n, length) stand for.
+        """Return the answers that ``tokens`` (n, answer_cells) stand for.
 
         The magnitude of a token names the cell's best symbol; a negative one says that
         PAD, "no cell here", is likelier still.
@@ -291,12 +306,19 @@ class GridEncoder:
         table[list(self.answer_tokens)] = np.array(
             self.answer_symbols, dtype=self.y_dtype
         )
-        tokens = tokens[:, : self.n_outputs].reshape(len(tokens), *self.y_canvas)
-        values = table[np.abs(tokens)]
+        return self.cut_out(table[np.abs(tokens)], tokens, X)
+
+    def cut_out(
+        self, values: np.ndarray, tokens: np.ndarray, X: Grids
+    ) -> np.ndarray | list[np.ndarray]:
+        """Cut the answers' cells out of ``values`` (n, answer_cells, ...)."""
+        n, rest = len(values), values.shape[2:]
+        grids = values.reshape(n, *self.y_canvas, *rest)
         if self.y_shape is not None:
-            return values.reshape(len(tokens), *self.y_shape)
+            inside = tuple(slice(size) for size in self.y_shape)
+            return grids[:, *inside].reshape(n, *self.y_shape, *rest)
         sizes = self.answer_sizes(tokens, X)
-        return [grid[:h, :w] for grid, (h, w) in zip(values, sizes, strict=True)]
+        return [grid[:h, :w] for grid, (h, w) in zip(grids, sizes, strict=True)]
 
     def answer_sizes(self, tokens: np.ndarray, X: Grids) -> list[tuple[int, int]]:
         """Return height and width of each answer of a task with different sizes."""
@@ -306,7 +328,10 @@ class GridEncoder:
         # A grid ends where its first column or row says "no cell here".
         heights = np.logical_and.accumulate(inside[:, :, 0], axis=1).sum(axis=1)
         widths = np.logical_and.accumulate(inside[:, 0, :], axis=1).sum(axis=1)
-        return [(max(1, int(h)), max(1, int(w))) for h, w in zip(heights, widths)]
+        return [
+            (max(1, int(h)), max(1, int(w)))
+            for h, w in zip(heights, widths, strict=True)
+        ]
 
 
 def _largest(grids: Grids) -> tuple[int, ...]:

@@ -82,7 +82,8 @@ def stages(
         solution.confidence[thought.rows] = thought.halt_probability
         solution.n_steps[thought.rows] = thought.step
         yield solution
-    assert solution is not None and thought is not None
+    assert solution is not None
+    assert thought is not None
     for _ in range(thought.step, max_steps):
         yield solution
 

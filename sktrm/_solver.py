@@ -1,7 +1,7 @@
 """TRMSolver: grids or sequences of symbols in, grids or sequences out."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,32 +10,166 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_consistent_length,
-    check_is_fitted,
     validate_data,
 )
-from torch import Tensor
 
+from sktrm._answers import GridAnswers
 from sktrm._base import BaseTRM
-from sktrm._encoding import PAD, GridEncoder, Grids, as_grids
+from sktrm._encoding import GridEncoder, Grids, as_grids
 from sktrm._slots import Rows
 from sktrm.augmentation import TokenSpace
-from sktrm.metrics import exact_match_score
-from sktrm.nn import TinyRecursionModel, log_probabilities
+from sktrm.nn import TinyRecursionModel
 
 # Beyond this, token mixing costs more than attention and learns slower.
 _LONGEST_TOKEN_MIXING = 128
 
 
-class Solutions(NamedTuple):
-    """What :meth:`TRMSolver.solve` returns."""
+class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
+    """Solve puzzles and transform grids with a tiny recursive network.
 
-    answers: Any  # like y
-    confidence: np.ndarray  # (n,) halting probability of each answer
-    n_steps: np.ndarray  # (n,) supervision steps taken
+    The network answers a question, looks at its own answer, improves it, and stops when
+    its halting head says that the answer is right. Use it where both question and
+    answer are grids or sequences of symbols: Sudokus, mazes, ARC tasks, or any problem
+    of constraints or transformations with discrete cells.
 
+    Parameters
+    ----------
+    hidden_size : int, default=128
+        Width of the network, the length of the vectors x, y and z of a cell. The paper
+        uses 512.
+    n_layers : int, default=2
+        Blocks of the tiny network.
+    n_heads : int, default=4
+        Attention heads; must divide ``hidden_size``. Unused by token mixing.
+    expansion : float, default=4.0
+        Width of the SwiGLU layers relative to their input. Two thirds of it are used,
+        rounded up to a multiple of 256.
+    mixer : {"auto", "attention", "mlp"}, default="auto"
+        How cells exchange information: self-attention, or a SwiGLU along the sequence
+        ("token mixing"). "auto" takes token mixing for grids of one size with at most
+        128 cells, attention otherwise.
+    positions : {"rope", "learned", "none"}, default="rope"
+        Positions for attention. Token mixing knows positions by itself; with it,
+        "learned" still adds embeddings and "rope" does nothing.
+    n_prefix_tokens : int, default=0
+        Learned tokens before the grid: scratch space, from the first of which the
+        halting head reads.
+    n_latent_recursions : int, default=2
+        Updates of the latent z before each update of the answer y; ``n`` in [1]_, where
+        it is 6.
+    n_deep_recursions : int, default=2
+        Latent recursions per supervision step, all but the last without gradient; ``T``
+        in [1]_, where it is 3.
+    n_supervision_steps : int, default=8
+        Supervision steps per row at most, each followed by one optimiser step;
+        ``N_sup`` in [1]_, where it is 16. Prediction stops earlier for a row whose
+        halting probability passes ``halt_threshold``.
+    loss : {"softmax", "stablemax"}, default="softmax"
+        Cross-entropy of a cell. [1]_ uses stablemax.
+    lr : float, default=0.002
+        Largest learning rate of AdamW.
+    lr_schedule : {"constant", "linear", "cosine"}, default="cosine"
+        Course of the learning rate after warm-up, over the rows that ``max_epochs``
+        will start.
+    lr_warmup_steps : int, default=100
+        Optimiser steps over which the learning rate grows to ``lr``.
+    weight_decay : float, default=0.1
+        Decoupled weight decay.
+    max_grad_norm : float or None, default=1.0
+        Norm to which the gradient is clipped; None does not clip.
+    ema_decay : float, default=0.999
+        Decay, per optimiser step, of the moving average of the weights that predicts;
+        0 predicts with the last weights. The average starts faster and reaches this
+        decay after 9,000 steps.
+    max_epochs : int, default=50
+        Passes over the data. An epoch starts every row exactly once.
+    batch_size : int, default=64
+        Rows in flight in training, rows at a time in prediction.
+    halt_exploration : float, default=0.1
+        Probability that a row in training must think a random minimum number of steps,
+        from 2 to ``n_supervision_steps``.
+    halt_threshold : float, default=0.9
+        A row halts in prediction when its halting probability is above this; 1 always
+        takes all steps. In training a row halts at one half, as in [1]_.
+    augmentation : Augmentation or list of them, default=None
+        Objects of :mod:`sktrm.augmentation` that transform question and answer each
+        time a row enters training.
+    ignore_value : object, default=None
+        Cells of ``y`` with this value are neither trained on nor scored.
+    handle_unknown : {"error", "ignore"}, default="error"
+        What to do with symbols in prediction that did not occur in ``fit``: raise an
+        error that names them, or treat them as empty.
+    early_stopping : bool, default=False
+        Hold out ``validation_fraction`` of the rows, or use ``X_val``, and stop when
+        ``n_iter_no_change`` epochs in a row brought no better validation score. The
+        weights that validated best are kept.
+    validation_fraction : float, default=0.1
+        Share of the rows held out with ``early_stopping``, unless ``X_val`` is given.
+    n_iter_no_change : int, default=10
+        Epochs to wait for a better validation score.
+    tol : float, default=0.0
+        A validation score is better if it is higher by more than this. Exact match
+        decides; cell accuracy breaks ties.
+    warm_start : bool, default=False
+        Let ``fit`` go on with the model of the last ``fit`` instead of a new one.
+    device : str, default="auto"
+        A torch device; "auto" takes CUDA if there is one, else the CPU.
+    dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
+        Working precision. Weights are float32 (float64 with "float64"). "auto" takes
+        bfloat16 where the machine multiplies matrices faster with it, else float32.
+    callbacks : list of skorch callbacks, default=None
+        Called during training; they are cloned.
+    random_state : int, RandomState instance or None, default=None
+        Seeds initial weights, order of the rows, augmentation, exploration and the
+        held-out rows. The global generators are neither read nor moved.
+    verbose : int, default=0
+        1 prints a line for each epoch.
 
-class TRMSolver(ClassifierMixin, BaseTRM):  # type: ignore[misc]
-    """TODO."""
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Symbols of ``y``, sorted, without ``ignore_value``.
+    n_features_in_ : int
+        Cells of a question (of the largest one, if they differ).
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, if ``X`` was a data frame with string column names.
+    n_outputs_ : int
+        Cells of an answer (of the largest one, if they differ).
+    n_iter_ : int
+        Epochs trained.
+    history_ : list of dict
+        Loss, time and validation scores of each epoch.
+    validation_score_ : float
+        Exact match of the kept weights on the validation rows, if there were any.
+    net_ : skorch.NeuralNet
+        The net that was trained, with its optimiser.
+    module_ : sktrm.nn.TinyRecursionModel
+        The model that predicts: averaged, and the best in validation if there was one.
+
+    See Also
+    --------
+    sktrm.augmentation : Symmetries of puzzles.
+    sktrm.inspection.RecursionDisplay : Look at a solver thinking.
+
+    Notes
+    -----
+    A row's answer depends on that row alone, not on those predicted with it, up to
+    rounding: products of other sizes round differently.
+
+    References
+    ----------
+    .. [1] A. Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny
+       Networks", arXiv:2510.04871, 2025.
+
+    Examples
+    --------
+    >>> from sktrm import TRMSolver
+    >>> from sktrm.datasets import make_sudoku
+    >>> X, y = make_sudoku(40, box=(2, 2), n_clues=8, random_state=0)
+    >>> solver = TRMSolver(hidden_size=32, max_epochs=2, random_state=0).fit(X, y)
+    >>> solver.predict(X[:3]).shape
+    (3, 4, 4)
+    """
 
     _parameter_constraints: dict[str, Any] = {
         **BaseTRM._parameter_constraints,
@@ -56,17 +190,17 @@ class TRMSolver(ClassifierMixin, BaseTRM):  # type: ignore[misc]
         n_latent_recursions: int = 2,
         n_deep_recursions: int = 2,
         n_supervision_steps: int = 8,
-        loss: str = "stablemax",
-        lr: float = 1e-3,
+        loss: str = "softmax",
+        lr: float = 2e-3,
         lr_schedule: str = "cosine",
         lr_warmup_steps: int = 100,
         weight_decay: float = 0.1,
         max_grad_norm: float | None = 1.0,
         ema_decay: float = 0.999,
-        max_epochs: int = 100,
+        max_epochs: int = 50,
         batch_size: int = 64,
         halt_exploration: float = 0.1,
-        halt_threshold: float = 0.5,
+        halt_threshold: float = 0.9,
         augmentation: Any = None,
         ignore_value: Any = None,
         handle_unknown: str = "error",
@@ -125,7 +259,39 @@ class TRMSolver(ClassifierMixin, BaseTRM):  # type: ignore[misc]
         X_val: Any = None,
         y_val: Any = None,
     ) -> "TRMSolver":
-        """Learn to answer ``X`` with ``y``."""
+        """Learn to answer ``X`` with ``y``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
+            Questions: whole numbers, strings or other hashable symbols. Grids of a
+            list may differ in size.
+        y : array-like of shape (n,), (n, L) or (n, H, W), or list of n grids
+            Answers. They may have another number of cells than the questions.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows in the loss; rows of weight zero are left out.
+        X_val, y_val : like X and y, default=None
+            Rows to validate on after each epoch. The weights that do best are kept;
+            with ``early_stopping`` training ends when they stop getting better.
+
+        Returns
+        -------
+        self : TRMSolver
+            Fitted.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data are not as described; the message says which.
+        KeyboardInterrupt
+            If training is interrupted. The solver keeps its last good weights.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the loss is no longer finite. Training stops and the last good weights
+            are kept.
+        """
         self._validate_params()
         goes_on = self.warm_start and hasattr(self, "net_")
         X, y = self._check_X_y(X, y, reset=not goes_on)
@@ -140,7 +306,27 @@ class TRMSolver(ClassifierMixin, BaseTRM):  # type: ignore[misc]
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
     ) -> "TRMSolver":
-        """Start every row of ``X`` once, at a constant learning rate."""
+        """Train for one epoch: start every row once, at a constant learning rate.
+
+        Rows still in flight at the end go on with the next call.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
+            Questions, of the sizes and symbols of the first call.
+        y : array-like of shape (n,), (n, L) or (n, H, W), or list of n grids
+            Answers.
+        classes : array-like of symbols, default=None
+            All symbols that any ``y`` may hold; needed in the first call if it does
+            not hold them all.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows in the loss.
+
+        Returns
+        -------
+        self : TRMSolver
+            Trained for one more epoch.
+        """
         self._validate_params()
         goes_on = hasattr(self, "net_")
         X, y = self._check_X_y(X, y, reset=not goes_on)
@@ -177,7 +363,29 @@ class TRMSolver(ClassifierMixin, BaseTRM):  # type: ignore[misc]
         self.classes_ = np.array(encoder.answer_symbols, dtype=encoder.y_dtype)
         self.n_features_in_ = encoder.n_features
         self.n_outputs_ = encoder.n_outputs
+        self._sizes = self._model_sizes()
         self._draw_seeds()
+
+    def _model_sizes(self) -> dict[str, Any]:
+        """Return the sizes of the model for the symbols and grids seen in fit."""
+        mixer = self.mixer
+        if mixer == "auto":
+            fixed = self._encoder.x_shape is not None
+            short = self._encoder.length <= _LONGEST_TOKEN_MIXING
+            mixer = "mlp" if fixed and short else "attention"
+        return {
+            "n_tokens": self._encoder.vocabulary.n_tokens,
+            "length": self._encoder.length,
+            "hidden_size": self.hidden_size,
+            "n_layers": self.n_layers,
+            "n_heads": self.n_heads,
+            "expansion": self.expansion,
+            "mixer": mixer,
+            "positions": self.positions,
+            "n_prefix_tokens": self.n_prefix_tokens,
+            "n_latent_recursions": self.n_latent_recursions,
+            "n_deep_recursions": self.n_deep_recursions,
+        }
 
     def _space(self) -> TokenSpace:
         """Describe the task to augmentations."""
@@ -190,26 +398,8 @@ class TRMSolver(ClassifierMixin, BaseTRM):  # type: ignore[misc]
         )
 
     def _make_model(self, generator: torch.Generator) -> TinyRecursionModel:
-        """Build a model of this estimator's sizes for the symbols seen in fit."""
-        mixer = self.mixer
-        if mixer == "auto":
-            fixed = self._encoder.x_shape is not None
-            short = self._encoder.length <= _LONGEST_TOKEN_MIXING
-            mixer = "mlp" if fixed and short else "attention"
-        model = TinyRecursionModel.build(
-            n_tokens=self._encoder.vocabulary.n_tokens,
-            length=self._encoder.length,
-            hidden_size=self.hidden_size,
-            n_layers=self.n_layers,
-            n_heads=self.n_heads,
-            expansion=self.expansion,
-            mixer=mixer,
-            positions=self.positions,
-            n_prefix_tokens=self.n_prefix_tokens,
-            n_latent_recursions=self.n_latent_recursions,
-            n_deep_recursions=self.n_deep_recursions,
-            generator=generator,
-        )
+        """Build a model of the sizes that fit decided on."""
+        model = TinyRecursionModel.build(**self._sizes, generator=generator)
         dtype = self._working_dtype()
         if dtype == torch.float64:
             return model.double()
@@ -219,7 +409,7 @@ class TRMSolver(ClassifierMixin, BaseTRM):  # type: ignore[misc]
     def _make_rows(self, X: Grids, y: Grids, sample_weight: Any) -> Rows:
         """Encode labelled rows; rows of weight zero are left out."""
         inputs, labels = self._encoder.encode_X(X), self._encoder.encode_y(y)
-        weights = _check_sample_weight(sample_weight, inputs)
+        weights = _check_sample_weight(sample_weight, inputs, ensure_non_negative=True)
         if (weights == 0).any():
             kept = weights != 0
             inputs, labels, weights = inputs[kept], labels[kept], weights[kept]
@@ -241,89 +431,6 @@ class TRMSolver(ClassifierMixin, BaseTRM):  # type: ignore[misc]
         if self.early_stopping:
             return self._hold_out(rows)
         return rows, None
-
-    def solve(self, X: Any, *, max_steps: int | None = None) -> Solutions:
-        """Answer ``X`` and tell how sure and after how many steps."""
-        inputs, X = self._questions(X)
-        tokens, confidence, n_steps = self._solve(inputs, self._read_answers, max_steps)
-        return Solutions(self._encoder.decode(tokens, X), confidence, n_steps)
-
-    def predict(self, X: Any, *, max_steps: int | None = None) -> Any:
-        """Answer ``X``."""
-        return self.solve(X, max_steps=max_steps).answers
-
-    def predict_confidence(self, X: Any, *, max_steps: int | None = None) -> np.ndarray:
-        """Return the halting probability of each answer."""
-        return self.solve(X, max_steps=max_steps).confidence
-
-    def staged_solve(
-        self, X: Any, *, max_steps: int | None = None
-    ) -> Iterator[Solutions]:
-        """Yield what :meth:`solve` would return after each supervision step."""
-        inputs, X = self._questions(X)
-        for tokens, confidence, n_steps in self._stages(
-            inputs, self._read_answers, max_steps
-        ):
-            yield Solutions(self._encoder.decode(tokens, X), confidence, n_steps)
-
-    def staged_predict(self, X: Any, *, max_steps: int | None = None) -> Iterator[Any]:
-        """Yield the answers after each supervision step."""
-        for solutions in self.staged_solve(X, max_steps=max_steps):
-            yield solutions.answers
-
-    def predict_proba(self, X: Any, *, max_steps: int | None = None) -> Any:
-        """Return the probability of each symbol in each cell."""
-        inputs, X = self._questions(X)
-        both, _, _ = self._solve(inputs, self._read_probabilities, max_steps)
-        return self._arrange(both, X)
-
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the share of rows whose answer is right in every scored cell."""
-        return exact_match_score(
-            y,
-            self.predict(X),
-            sample_weight=sample_weight,
-            ignore_value=self.ignore_value,
-        )
-
-    def _questions(self, X: Any) -> tuple[np.ndarray, Grids]:
-        """Check and encode questions for prediction."""
-        check_is_fitted(self)
-        X = self._check_X(X, reset=False)
-        return self._encoder.encode_X(X), X
-
-    def _read_answers(self, answer_logits: Tensor) -> Tensor:
-        """Return each cell's likeliest token of y, negative where PAD beats it."""
-        logits = answer_logits[:, : self._encoder.n_outputs]
-        tokens = torch.tensor(self._encoder.answer_tokens, device=logits.device)
-        best, position = logits[..., tokens].max(dim=-1)
-        answers = tokens[position]
-        if self._encoder.predicts_size:
-            answers = torch.where(logits[..., PAD] > best, -answers, answers)
-        return answers
-
-    def _read_probabilities(self, answer_logits: Tensor) -> Tensor:
-        """Return each cell's probabilities of PAD and of the symbols of y."""
-        logits = answer_logits[:, : self._encoder.n_outputs]
-        tokens = torch.tensor((PAD, *self._encoder.answer_tokens), device=logits.device)
-        return log_probabilities(logits[..., tokens].double(), self.loss).exp()
-
-    def _arrange(self, both: np.ndarray, X: Grids) -> Any:
-        """Give probabilities (n, n_outputs, 1 + n_classes) the form of the answers."""
-        encoder = self._encoder
-        pad, proba = both[..., 0], both[..., 1:]
-        proba = proba / proba.sum(axis=-1, keepdims=True)
-        shape = encoder.y_shape
-        if shape == ():
-            return proba[:, 0]
-        if shape is not None and len(shape) == 1:
-            return list(proba.swapaxes(0, 1))
-        grids = proba.reshape(len(proba), *encoder.y_canvas, -1)
-        if shape is not None:
-            return grids
-        signs = np.where(pad > both[..., 1:].max(axis=-1), -1, 1)
-        sizes = encoder.answer_sizes(signs, X)
-        return [grid[:h, :w] for grid, (h, w) in zip(grids, sizes, strict=True)]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

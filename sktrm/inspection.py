@@ -12,7 +12,8 @@ class RecursionDisplay:
     """The answer to one question after each supervision step.
 
     Use :meth:`from_estimator` to make one, then :meth:`plot` for a figure or
-    :meth:`text` for a terminal. Cells that changed since the step before are marked.
+    :meth:`text` for a terminal. Cells that changed since the step before are marked; in
+    the figure those that agree with the question are bold.
 
     Parameters
     ----------
@@ -176,12 +177,18 @@ class RecursionDisplay:
         for unused in axes.ravel()[n_grids:]:
             unused.axis("off")
         nothing = np.zeros(self.question.shape, dtype=bool)
-        _draw_grid(self.axes_[0], self.question, nothing, "question")
-        changed = self.changed()
+        _draw_grid(self.axes_[0], self.question, nothing, nothing, "question")
+        changed, given = self.changed(), self._given()
         for i, probability in enumerate(self.halt_probabilities):
             title = f"step {i + 1}, halting {probability:.2f}"
-            _draw_grid(self.axes_[i + 1], self.answers[i], changed[i], title)
+            _draw_grid(self.axes_[i + 1], self.answers[i], changed[i], given[i], title)
         return self
+
+    def _given(self) -> np.ndarray:
+        """Tell which cells of each answer agree with the question, (n_steps, H, W)."""
+        if self.question.shape != self.answers.shape[1:]:
+            return np.zeros(self.answers.shape, dtype=bool)
+        return self.answers == self.question
 
 
 def _lines(grid: np.ndarray, marked: np.ndarray) -> list[str]:
@@ -197,13 +204,16 @@ def _lines(grid: np.ndarray, marked: np.ndarray) -> list[str]:
     ]
 
 
-def _draw_grid(ax: Any, grid: np.ndarray, marked: np.ndarray, title: str) -> None:
-    """Draw one grid of symbols; marked cells are shaded."""
+def _draw_grid(
+    ax: Any, grid: np.ndarray, marked: np.ndarray, bold: np.ndarray, title: str
+) -> None:
+    """Draw one grid of symbols; marked cells are shaded, bold ones in bold type."""
     height, width = grid.shape
     ax.imshow(marked, cmap="Oranges", vmin=0, vmax=2.5)
-    font_size = min(11.0, 110 / max(height, width))
+    style = {"ha": "center", "va": "center", "size": min(11.0, 110 / max(grid.shape))}
     for (row, column), value in np.ndenumerate(grid):
-        ax.text(column, row, str(value), ha="center", va="center", fontsize=font_size)
+        weight = "bold" if bold[row, column] else "normal"
+        ax.text(column, row, str(value), weight=weight, **style)
     ax.set_xticks(np.arange(width + 1) - 0.5, labels=[])
     ax.set_yticks(np.arange(height + 1) - 0.5, labels=[])
     ax.grid(color="0.75", linewidth=0.5)

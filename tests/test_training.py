@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_solver
-from skorch.callbacks import Callback, EarlyStopping
 from sklearn.exceptions import ConvergenceWarning
+from skorch.callbacks import Callback, EarlyStopping
 
 from sktrm.nn.losses import (
     HALT_LOGIT_LIMIT,
@@ -22,11 +22,15 @@ from sktrm.nn.losses import (
 def test_stablemax_is_its_definition():
     logits = torch.linspace(-30, 30, 61, dtype=torch.float64)
     s = torch.where(logits < 0, 1 / (1 - logits), logits + 1)
-    torch.testing.assert_close(log_probabilities(logits, "stablemax").exp(), s / s.sum())
+    torch.testing.assert_close(
+        log_probabilities(logits, "stablemax").exp(), s / s.sum()
+    )
 
 
 def test_an_unknown_loss_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"one of \['softmax', 'stablemax'\], got 'l2'"):
+    with pytest.raises(
+        ValueError, match=r"one of \['softmax', 'stablemax'\], got 'l2'"
+    ):
         log_probabilities(torch.zeros(2), "l2")
 
 
@@ -36,7 +40,9 @@ def test_cells_that_are_not_scored_change_nothing():
     labels = torch.tensor([[1, 2, -100, -100], [4, -100, 0, 3]])
     changed = logits.clone()
     changed[0, 2:] += 7
-    torch.testing.assert_close(answer_loss(logits, labels), answer_loss(changed, labels))
+    torch.testing.assert_close(
+        answer_loss(logits, labels), answer_loss(changed, labels)
+    )
     best = logits.argmax(dim=-1)
     right = torch.where(labels == -100, labels, best)
     assert is_right(logits, right).tolist() == [True, True]
@@ -190,7 +196,7 @@ def test_validation_data_choose_the_checkpoint_without_stopping(copies):
 
 def test_global_generators_are_neither_read_nor_moved(copies):
     X, y = copies
-    torch.manual_seed(1), np.random.seed(1)  # noqa: NPY002 - this is the point
+    torch.manual_seed(1), np.random.seed(1)
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     first = tiny_solver(ema_decay=0.0, random_state=3).fit(X, y)
     tiny_solver(random_state=None).fit(X, y)
@@ -200,7 +206,10 @@ def test_global_generators_are_neither_read_nor_moved(copies):
     torch.manual_seed(2), np.random.seed(2)
     second = tiny_solver(ema_decay=0.0, random_state=3).fit(X, y)
     torch.testing.assert_close(
-        dict(first.module_.state_dict()), dict(second.module_.state_dict()), rtol=0, atol=0
+        dict(first.module_.state_dict()),
+        dict(second.module_.state_dict()),
+        rtol=0,
+        atol=0,
     )
 
 

@@ -73,12 +73,10 @@ def is_shortest_path(maze: np.ndarray, answer: np.ndarray) -> bool:
     ends = int(start[0]), int(goal[0])
     best = shortest_path(maze != WALL, *ends)
     taken = shortest_path(marked | np.isin(maze, (START, GOAL)), *ends)
+    if best is None or taken is None:
+        return False
     # As many marks as the shortest path has cells: none is off the path.
-    return (
-        best is not None
-        and taken is not None
-        and (len(taken) == len(best) == marked.sum() + 2)
-    )
+    return len(taken) == len(best) == int(marked.sum()) + 2
 
 
 def make_maze(

@@ -1,5 +1,6 @@
 """The recursion of the paper's Figure 3: loops 1 and 2, and the two heads."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -58,7 +59,7 @@ class Embedding(nn.Module):
         self.n_prefix_tokens = n_prefix_tokens
         # Written at 1 / sqrt(size) and scaled up again: the optimiser then takes
         # larger relative steps, as in the authors' code.
-        self.scale = hidden_size**0.5
+        self.scale = math.sqrt(hidden_size)
         std = 1 / self.scale
         self.token = nn.Parameter(
             truncated_normal(n_tokens, hidden_size, std=std, generator=generator)
@@ -87,7 +88,7 @@ class Embedding(nn.Module):
             x = torch.cat((self._prefix(len(inputs), task_ids), x), dim=1)
         if self.position is not None:
             # Halves the variance of the sum of two embeddings.
-            x = 0.5**0.5 * (x + self.position)
+            x = math.sqrt(0.5) * (x + self.position)
         return self.scale * x
 
     def _prefix(self, batch: int, task_ids: Tensor | None) -> Tensor:

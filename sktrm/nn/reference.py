@@ -62,8 +62,11 @@ def load_reference(
         If a tensor is missing, unknown, or of a size that does not fit ``config``;
         the message names the tensor.
     """
-    if not isinstance(weights, Mapping):
-        weights = torch.load(weights, map_location="cpu", weights_only=True)
+    state: Mapping[str, Any] = (
+        weights
+        if isinstance(weights, Mapping)
+        else torch.load(weights, map_location="cpu", weights_only=True)
+    )
     model = TinyRecursionModel.build(
         n_tokens=config["vocab"],
         length=config["length"],
@@ -80,7 +83,7 @@ def load_reference(
         n_deep_recursions=config["n_deep_recursions"],
         generator=torch.Generator().manual_seed(0),
     )
-    model.load_state_dict(_translate(weights, model.state_dict()))
+    model.load_state_dict(_translate(state, model.state_dict()))
     return model.eval()
 
 

@@ -1,0 +1,141 @@
+"""The figures of the README: halting, overhead, memory, generator. Prints one table.
+
+``python benchmarks/foundation.py`` takes about three minutes on two cores.
+"""
+
+import argparse
+import platform
+import resource
+import statistics
+import time
+
+import numpy as np
+import torch
+
+from sktrm import TRMSolver
+from sktrm.augmentation import SudokuGroup
+from sktrm.datasets import make_sudoku
+
+
+def halting(seed):
+    """Exact match and steps of adaptive halting against all steps."""
+    X, y = make_sudoku(4400, box=(2, 3), n_clues=18, random_state=seed)
+    solver = TRMSolver(
+        augmentation=SudokuGroup((2, 3)), max_epochs=6, random_state=seed
+    )
+    start = time.perf_counter()
+    solver.fit(X[:4000], y[:4000], X_val=X[4000:4100], y_val=y[4000:4100])
+    seconds = time.perf_counter() - start
+    yield "6x6 Sudoku, training", f"{seconds:.0f} s"
+    for name, threshold in (("adaptive", solver.halt_threshold), ("all steps", 1.0)):
+        solver.halt_threshold = threshold
+        start = time.perf_counter()
+        solutions = solver.solve(X[4100:])
+        seconds = time.perf_counter() - start
+        right = (solutions.answers == y[4100:]).all(axis=(1, 2)).mean()
+        yield (
+            f"6x6 Sudoku, {name}",
+            f"exact {right:.3f} of 300, {solutions.n_steps.mean():.2f} steps, "
+            f"{seconds:.2f} s",
+        )
+
+
+def overhead(batch_size, n_steps=20):
+    """Share of a step that estimator and skorch add to the bare torch step."""
+    X, y = make_sudoku(512, box=(2, 3), n_clues=18, random_state=0)
+    solver = TRMSolver(batch_size=batch_size, max_epochs=1, random_state=0)
+    solver.fit(np.concatenate([X, X]), np.concatenate([y, y]))
+    net = solver.net_
+    rows = solver._make_rows(X, y, None)
+
+    def whole():
+        """Epochs as fit runs them: slots, callbacks, history, guards."""
+        done = net.n_optimizer_steps_
+        start = time.perf_counter()
+        while net.n_optimizer_steps_ < done + n_steps:
+            net.run_single_epoch(
+                net.get_iterator(rows, training=True), True, "train", net.train_step
+            )
+        return (time.perf_counter() - start) / (net.n_optimizer_steps_ - done)
+
+    module, optimizer, criterion = net.module_, net.optimizer_, net.criterion_
+    inputs, labels = rows.inputs[:batch_size], rows.labels[:batch_size].long()
+
+    def bare():
+        """Forward, loss, backward, clipping, optimiser and average."""
+        carry = module(inputs).carry
+        start = time.perf_counter()
+        for _ in range(n_steps):
+            output = module(inputs, carry)
+            optimizer.zero_grad()
+            criterion(output, labels).backward()
+            torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+            optimizer.step()
+            net.average_[0].update_parameters(module)
+            carry = output.carry
+        return (time.perf_counter() - start) / n_steps
+
+    net.history.new_epoch()
+    times = [(bare(), whole()) for _ in range(7)]
+    ratio = statistics.median(b / a for a, b in times) - 1
+    milliseconds = 1e3 * statistics.median(a for a, _ in times)
+    yield (
+        f"estimator and skorch, batch {batch_size}",
+        f"{100 * ratio:+.1f} % of a bare step of {milliseconds:.0f} ms",
+    )
+
+
+def memory():
+    """Peak memory of a process as the data grow, at one batch size."""
+    X = np.random.RandomState(0).randint(1, 10, size=(20_000, 81))
+    for n in (1_000, 20_000, 200_000):
+        data = X[:n] if n <= len(X) else np.tile(X, (n // len(X), 1))
+        solver = TRMSolver(hidden_size=32, batch_size=64, random_state=0)
+        encoded = solver.set_params(max_epochs=1)._check_X_y(data, data, reset=True)
+        solver._learn_symbols(*encoded)
+        rows = solver._make_rows(*encoded, None)
+        solver._start_training(solver._space(), 64)
+        epoch = solver.net_.slots.epoch(rows)
+        for _ in range(3):
+            solver.net_.train_step(next(epoch))
+        held = sum(t.nbytes for t in (rows.inputs, rows.labels, rows.weights))
+        in_flight = sum(
+            t.nbytes for t in (*solver.net_.slots.data, *solver.net_.slots.carry)
+        )
+        yield (
+            f"training data held, {n} rows of 81 cells",
+            f"{held / 1e6:.1f} MB ({held / n:.0f} bytes a row), in flight "
+            f"{in_flight / 1e6:.1f} MB",
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    yield "peak memory of this whole process", f"{peak:.2f} GB"
+
+
+def generator():
+    """Time of the Sudoku generator on one core."""
+    start = time.perf_counter()
+    make_sudoku(1000, n_clues=30, random_state=0)
+    yield "1,000 9x9 Sudokus of 30 clues", f"{time.perf_counter() - start:.1f} s"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    print(
+        f"python {platform.python_version()}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    )
+    for rows in (
+        generator(),
+        memory(),
+        overhead(128),
+        overhead(256),
+        halting(args.seed),
+    ):
+        for name, value in rows:
+            print(f"{name:<45} {value}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

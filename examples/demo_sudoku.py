@@ -1,0 +1,126 @@
+"""Train a tiny recursive network on Sudokus and watch it solve one it has never seen.
+
+``make demo`` runs this on 6x6 Sudokus from the generator, ``make demo DATA=file.csv``
+on your own (columns source, question, answer, rating).
+"""
+
+import argparse
+import time
+
+import numpy as np
+from sklearn.model_selection import GroupShuffleSplit
+
+from sktrm import TRMSolver
+from sktrm.augmentation import SudokuGroup
+from sktrm.datasets import load_sudoku, make_sudoku
+from sktrm.inspection import RecursionDisplay
+
+
+def read_arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", help="CSV file of Sudokus instead of the generator")
+    parser.add_argument("--max-rating", type=float, help="leave out harder puzzles")
+    parser.add_argument("--box", type=int, nargs=2, help="box of the puzzles in --data")
+    parser.add_argument("--epochs", type=int, help="passes over the puzzles")
+    parser.add_argument("--png", default="demo_sudoku.png", help="picture to write")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+def generated(seed):
+    """4,000 puzzles to train on, 100 to validate with, 300 to test with."""
+    X, y = make_sudoku(4400, box=(2, 3), n_clues=18, random_state=seed)
+    rows = np.arange(len(X))
+    return X, y, None, np.split(rows, [4000, 4100]), (2, 3)
+
+
+def from_file(path, max_rating, box, seed):
+    """Real puzzles, split so that no solution is in two parts."""
+    bunch = load_sudoku(path)
+    kept = bunch.rating <= (np.inf if max_rating is None else max_rating)
+    X, y, rating = bunch.data[kept], bunch.target[kept], bunch.rating[kept]
+    if len(X) < 20:
+        raise SystemExit(f"{path} has {len(X)} puzzles up to that rating; need 20.")
+    _, solution = np.unique(y.reshape(len(y), -1), axis=0, return_inverse=True)
+    n_test = min(300, max(5, len(X) // 6))
+    n_validation = min(100, max(5, len(X) // 12))
+    train, test = split(np.arange(len(X)), solution, n_test, seed)
+    train, validation = split(train, solution, n_validation, seed)
+    return X, y, rating, (train, validation, test), box or guess_box(X.shape[1])
+
+
+def split(rows, groups, n_held_out, seed):
+    """Hold out about ``n_held_out`` rows, whole groups at a time."""
+    splitter = GroupShuffleSplit(1, test_size=n_held_out / len(rows), random_state=seed)
+    ((kept, held_out),) = splitter.split(rows, groups=groups[rows])
+    return rows[kept], rows[held_out]
+
+
+def guess_box(side):
+    """Take the box closest to a square, wider than high."""
+    height = max(h for h in range(1, int(side**0.5) + 1) if side % h == 0)
+    return height, side // height
+
+
+def report(solver, X, y, rating):
+    """Print how the unseen puzzles went; return the figures of the last line."""
+    solutions = solver.solve(X)
+    right = (solutions.answers == y).all(axis=(1, 2))
+    print(f"\nunseen puzzles: {right.sum()} of {len(X)} solved completely")
+    print(f"steps taken: {solutions.n_steps.mean():.2f} on average, ", end="")
+    print(f"{solver.n_supervision_steps} at most")
+    if rating is not None and len(np.unique(rating)) > 1:
+        edges = np.unique(np.quantile(rating, [0, 0.25, 0.5, 0.75, 1]))
+        bins = np.clip(np.digitize(rating, edges[1:-1]), 0, len(edges) - 2)
+        for b in np.unique(bins):
+            inside = bins == b
+            print(
+                f"  rating {rating[inside].min():g} to {rating[inside].max():g}: "
+                f"{right[inside].mean():.3f} of {inside.sum()}"
+            )
+    return right, solutions
+
+
+def main():
+    args = read_arguments()
+    if args.data:
+        X, y, rating, parts, box = from_file(
+            args.data, args.max_rating, args.box and tuple(args.box), args.seed
+        )
+    else:
+        X, y, rating, parts, box = generated(args.seed)
+    train, validation, test = parts
+    side = X.shape[1]
+    # Small grids from the generator are learned in a few passes, real ones in many.
+    epochs = args.epochs or (6 if not args.data else max(8, 33_000 // len(train)))
+    print(
+        f"{len(train)} Sudokus of {side} x {side} to learn from, {len(validation)} to "
+        f"validate with, {len(test)} to test with; {epochs} epochs"
+    )
+    solver = TRMSolver(
+        augmentation=SudokuGroup(box),
+        max_epochs=epochs,
+        random_state=args.seed,
+        verbose=1,
+    )
+    start = time.perf_counter()
+    solver.fit(X[train], y[train], X_val=X[validation], y_val=y[validation])
+    seconds = time.perf_counter() - start
+
+    test_rating = None if rating is None else rating[test]
+    right, solutions = report(solver, X[test], y[test], test_rating)
+    # The puzzle that took longest among those solved shows most.
+    shown = test[np.where(right, solutions.n_steps, -1).argmax()]
+    display = RecursionDisplay.think(solver, X[shown])
+    print("\none of them, step by step (* marks a cell that changed, 0 a blank)")
+    print(display.text())
+    display.plot().figure_.savefig(args.png, dpi=150)
+    print(f"\nthe same as a picture: {args.png}")
+    print(
+        f"exact_match={right.mean():.3f} n={len(test)} "
+        f"mean_steps={solutions.n_steps.mean():.1f} train_seconds={seconds:.0f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""
+Find the way through mazes
+==========================
+
+Symbols need not be digits: a maze is a grid of characters, its answer the same grid
+with a shortest path drawn in. Mazes have many shortest paths and one label, so the
+share of valid shortest paths says more than the exact match.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import ListedColormap
+
+from sktrm import TRMSolver
+from sktrm.datasets import make_maze
+from sktrm.metrics import (
+    cell_accuracy_score,
+    exact_match_score,
+    valid_shortest_path_score,
+)
+
+# %%
+# Mazes
+# -----
+# ``#`` is a wall, ``S`` the start, ``G`` the goal, ``o`` a cell on the path.
+
+X, y = make_maze(3000, (6, 6), wall_density=0.3, random_state=0)
+X_train, y_train, X_test, y_test = X[:2800], y[:2800], X[2800:], y[2800:]
+print("\n".join("".join(row) for row in y[0]))
+
+# %%
+# Training
+# --------
+
+solver = TRMSolver(hidden_size=64, max_epochs=6, random_state=0).fit(X_train, y_train)
+answers = solver.predict(X_test)
+print(f"cells right: {cell_accuracy_score(y_test, answers):.3f}")
+print(f"as labelled: {exact_match_score(y_test, answers):.3f}")
+print(f"valid and shortest: {valid_shortest_path_score(X_test, answers):.3f}")
+
+# %%
+# Paths
+# -----
+
+codes = {"#": 0, " ": 1, "S": 2, "G": 3, "o": 4}
+colours = ListedColormap(["0.2", "0.95", "tab:blue", "tab:red", "tab:orange"])
+figure, axes = plt.subplots(1, 4, figsize=(8, 2.3), layout="constrained")
+for ax, answer in zip(axes, answers, strict=False):
+    picture = np.vectorize(codes.get)(answer)
+    ax.imshow(picture, cmap=colours, vmin=0, vmax=4)
+    ax.set(xticks=[], yticks=[])
+plt.show()
