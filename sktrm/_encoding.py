@@ -180,7 +180,9 @@ class GridEncoder:
 
     def fit(self, X: Grids, y: Grids, classes: Sequence[Hashable] | None = None) -> Any:
         """Learn the symbols and the sizes; ``classes`` adds symbols of later ``y``."""
-        answers = [s for s in distinct(y, "y") if s != self.ignore_value]
+        # None is no value to ignore: it may be a symbol.
+        ignored = () if self.ignore_value is None else (self.ignore_value,)
+        answers = [symbol for symbol in distinct(y, "y") if symbol not in ignored]
         answers += list(classes) if classes is not None else []
         if not answers:
             raise ValueError("Every cell of y equals ignore_value: nothing to learn.")
@@ -207,6 +209,14 @@ class GridEncoder:
             x_canvas = y_canvas = tuple(map(max, x_canvas, y_canvas))
         self.x_canvas, self.y_canvas = x_canvas, y_canvas
         self.length = max(math.prod(x_canvas), math.prod(y_canvas))
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The symbols of the answers as an array of their dtype."""
+        classes = np.empty(len(self.answer_symbols), dtype=self.y_dtype)
+        for i, symbol in enumerate(self.answer_symbols):
+            classes[i] = symbol  # one by one: a symbol may itself be a tuple
+        return classes
 
     @property
     def n_features(self) -> int:
@@ -303,9 +313,7 @@ class GridEncoder:
         PAD, "no cell here", is likelier still.
         """
         table = np.empty(self.vocabulary.n_tokens, dtype=self.y_dtype)
-        table[list(self.answer_tokens)] = np.array(
-            self.answer_symbols, dtype=self.y_dtype
-        )
+        table[list(self.answer_tokens)] = self.classes
         return self.cut_out(table[np.abs(tokens)], tokens, X)
 
     def cut_out(

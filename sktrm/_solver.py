@@ -360,7 +360,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         """Learn the encoding; draw the seeds and choose the device of the fit."""
         encoder = GridEncoder(self.ignore_value, self.handle_unknown)
         self._encoder = encoder.fit(X, y, classes)
-        self.classes_ = np.array(encoder.answer_symbols, dtype=encoder.y_dtype)
+        self.classes_ = encoder.classes
         self.n_features_in_ = encoder.n_features
         self.n_outputs_ = encoder.n_outputs
         self._sizes = self._model_sizes()
