@@ -24,7 +24,7 @@ from sktrm.metrics import (
 # -----
 # ``#`` is a wall, ``S`` the start, ``G`` the goal, ``o`` a cell on the path.
 
-X, y = make_maze(3000, (6, 6), wall_density=0.3, random_state=0)
+X, y = make_maze(3000, (5, 5), wall_density=0.3, random_state=0)
 X_train, y_train, X_test, y_test = X[:2800], y[:2800], X[2800:], y[2800:]
 print("\n".join("".join(row) for row in y[0]))
 
@@ -32,7 +32,7 @@ print("\n".join("".join(row) for row in y[0]))
 # Training
 # --------
 
-solver = TRMSolver(hidden_size=64, max_epochs=6, random_state=0).fit(X_train, y_train)
+solver = TRMSolver(hidden_size=64, max_epochs=5, random_state=0).fit(X_train, y_train)
 answers = solver.predict(X_test)
 print(f"cells right: {cell_accuracy_score(y_test, answers):.3f}")
 print(f"as labelled: {exact_match_score(y_test, answers):.3f}")
