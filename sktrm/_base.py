@@ -34,7 +34,7 @@ class BaseTRM(BaseEstimator):
     """
 
     _parameter_constraints: dict[str, Any] = {
-        "hidden_size": _POSITIVE,
+        "hidden_size": [*_POSITIVE, StrOptions({"auto"})],
         "n_layers": _POSITIVE,
         "n_heads": _POSITIVE,
         "expansion": [Interval(Real, 0, None, closed="neither")],

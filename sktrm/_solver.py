@@ -18,7 +18,7 @@ from sktrm._base import BaseTRM
 from sktrm._encoding import GridEncoder, Grids, as_grids
 from sktrm._slots import Rows
 from sktrm.augmentation import TokenSpace
-from sktrm.nn import TinyRecursionModel
+from sktrm.nn import TinyRecursionModel, build_equivariant
 
 # Beyond this, token mixing costs more than attention and learns slower.
 _LONGEST_TOKEN_MIXING = 128
@@ -34,9 +34,16 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
 
     Parameters
     ----------
-    hidden_size : int, default=128
-        Width of the network, the length of the vectors x, y and z of a cell. The paper
-        uses 512.
+    symbols : "interchangeable", sequence of symbols or None, default=None
+        Symbols that could be exchanged for each other without changing the task: the
+        digits of a Sudoku, the colours of an ARC task but the background. The network
+        is then exactly equivariant under their permutation: it keeps one state per cell
+        and symbol, and treats all symbols alike. "interchangeable" takes all symbols of
+        ``y``; None makes the paper's form of network.
+    hidden_size : int or "auto", default="auto"
+        Width of the network, the length of the vectors x, y and z of a cell. "auto"
+        is 128, and 32 with ``symbols``, where every cell has one vector per symbol. The
+        paper uses 512.
     n_layers : int, default=2
         Blocks of the tiny network.
     n_heads : int, default=4
@@ -173,6 +180,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
 
     _parameter_constraints: dict[str, Any] = {
         **BaseTRM._parameter_constraints,
+        "symbols": "no_validation",
         "ignore_value": "no_validation",
         "handle_unknown": [StrOptions({"error", "ignore"})],
     }
@@ -180,7 +188,8 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
     def __init__(
         self,
         *,
-        hidden_size: int = 128,
+        symbols: Any = None,
+        hidden_size: int | str = "auto",
         n_layers: int = 2,
         n_heads: int = 4,
         expansion: float = 4.0,
@@ -215,6 +224,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
+        self.symbols = symbols
         self.hidden_size = hidden_size
         self.n_layers = n_layers
         self.n_heads = n_heads
@@ -373,19 +383,48 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
             fixed = self._encoder.x_shape is not None
             short = self._encoder.length <= _LONGEST_TOKEN_MIXING
             mixer = "mlp" if fixed and short else "attention"
-        return {
+        hidden_size = self.hidden_size
+        if hidden_size == "auto":
+            hidden_size = 128 if self.symbols is None else 32
+        sizes = {
             "n_tokens": self._encoder.vocabulary.n_tokens,
             "length": self._encoder.length,
-            "hidden_size": self.hidden_size,
+            "hidden_size": hidden_size,
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,
             "expansion": self.expansion,
             "mixer": mixer,
             "positions": self.positions,
-            "n_prefix_tokens": self.n_prefix_tokens,
             "n_latent_recursions": self.n_latent_recursions,
             "n_deep_recursions": self.n_deep_recursions,
         }
+        if self.symbols is None:
+            return {**sizes, "n_prefix_tokens": self.n_prefix_tokens}
+        return {**sizes, "symbols": self._symbol_tokens()}
+
+    def _symbol_tokens(self) -> tuple[int, ...]:
+        """Return the tokens of the interchangeable symbols."""
+        token_of, symbols = self._encoder.vocabulary.token_of, self.symbols
+        if isinstance(symbols, str):
+            if symbols != "interchangeable":
+                raise ValueError(
+                    f"symbols must be 'interchangeable', a sequence or None, "
+                    f"got {symbols!r}."
+                )
+            symbols = self._encoder.answer_symbols
+        symbols = list(dict.fromkeys(np.asarray(symbols).tolist()))
+        unknown = [symbol for symbol in symbols if symbol not in token_of]
+        if unknown:
+            raise ValueError(
+                f"symbols names {unknown[0]!r}, which occurs neither in X nor in y."
+            )
+        if len(symbols) < 2:
+            raise ValueError(
+                f"symbols must hold at least two symbols to exchange, got {symbols}."
+            )
+        if self.n_prefix_tokens:
+            raise ValueError("n_prefix_tokens must be 0 with symbols.")
+        return tuple(token_of[symbol] for symbol in symbols)
 
     def _space(self) -> TokenSpace:
         """Describe the task to augmentations."""
@@ -399,7 +438,10 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
 
     def _make_model(self, generator: torch.Generator) -> TinyRecursionModel:
         """Build a model of the sizes that fit decided on."""
-        model = TinyRecursionModel.build(**self._sizes, generator=generator)
+        build = (
+            build_equivariant if "symbols" in self._sizes else TinyRecursionModel.build
+        )
+        model = build(**self._sizes, generator=generator)
         dtype = self._working_dtype()
         if dtype == torch.float64:
             return model.double()

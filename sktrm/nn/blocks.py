@@ -39,9 +39,9 @@ def rms_norm(h: Tensor) -> Tensor:
     return h * torch.rsqrt(mean_square + NORM_EPS).to(h.dtype)
 
 
-def swiglu_width(size: int, expansion: float) -> int:
-    """Inner width of a SwiGLU: two thirds of the expansion, up to a multiple of 256."""
-    return math.ceil(round(expansion * size * 2 / 3) / 256) * 256
+def swiglu_width(size: int, expansion: float, multiple: int = 256) -> int:
+    """Inner width of a SwiGLU: two thirds of the expansion, up to a ``multiple``."""
+    return math.ceil(round(expansion * size * 2 / 3) / multiple) * multiple
 
 
 class Linear(nn.Module):
@@ -95,10 +95,11 @@ class SwiGLU(nn.Module):
         size: int,
         expansion: float = 4.0,
         *,
+        multiple: int = 256,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        inner = swiglu_width(size, expansion)
+        inner = swiglu_width(size, expansion, multiple)
         self.gate_up = Linear(size, 2 * inner, generator=generator)
         self.down = Linear(inner, size, generator=generator)
 
@@ -185,10 +186,11 @@ class TokenMixer(nn.Module):
         length: int,
         expansion: float = 4.0,
         *,
+        multiple: int = 256,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.swiglu = SwiGLU(length, expansion, generator=generator)
+        self.swiglu = SwiGLU(length, expansion, multiple=multiple, generator=generator)
 
     def forward(self, h: Tensor) -> Tensor:
         """Mix ``h`` (batch, length, hidden_size) along its length."""

@@ -1,0 +1,208 @@
+"""The same recursion with one state per cell and interchangeable symbol.
+
+States are (batch, length, n_symbols, hidden_size). Every map treats the symbols alike,
+so permuting the interchangeable symbols of a question permutes those of its answer and
+leaves the halting logit alone: exactly, not by training on permuted puzzles.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sktrm.nn.blocks import (
+    Attention,
+    AttentionMixer,
+    Linear,
+    SwiGLU,
+    TokenMixer,
+    check_sizes,
+    rms_norm,
+    truncated_normal,
+)
+from sktrm.nn.recursion import TinyRecursionModel
+
+# Rows are narrow here; rounding inner widths up to 256 would double the work.
+_MULTIPLE = 64
+
+
+class EquivariantEmbedding(nn.Module):
+    """Tokens to ``x`` (batch, length, n_symbols, hidden_size).
+
+    A symbol's state at a cell says whether this symbol stands there, another one, or
+    one of the tokens kept apart, of which each has a vector of its own.
+    """
+
+    symbols: Tensor
+    shared: Tensor
+
+    def __init__(
+        self,
+        n_tokens: int,
+        symbols: Sequence[int],
+        length: int,
+        hidden_size: int,
+        *,
+        learned_positions: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale = math.sqrt(hidden_size)
+        std = 1 / self.scale
+        self.token = nn.Parameter(
+            truncated_normal(n_tokens, hidden_size, std=std, generator=generator)
+        )
+        self.this = nn.Parameter(
+            truncated_normal(hidden_size, std=std, generator=generator)
+        )
+        self.position: nn.Parameter | None = None
+        if learned_positions:
+            self.position = nn.Parameter(
+                truncated_normal(length, 1, hidden_size, std=std, generator=generator)
+            )
+        # All interchangeable tokens look the same from another symbol's state.
+        shared = torch.arange(n_tokens)
+        shared[list(symbols)] = symbols[0]
+        self.register_buffer("symbols", torch.tensor(symbols))
+        self.register_buffer("shared", shared)
+
+    def forward(self, inputs: Tensor, task_ids: Tensor | None = None) -> Tensor:
+        """Embed ``inputs`` (batch, length)."""
+        inputs = inputs.long()
+        seen = F.embedding(self.shared[inputs], self.token).unsqueeze(2)
+        here = inputs.unsqueeze(-1) == self.symbols  # (batch, length, n_symbols)
+        x = torch.where(here.unsqueeze(-1), self.this, seen)
+        if self.position is not None:
+            x = math.sqrt(0.5) * (x + self.position)
+        return self.scale * x
+
+
+class EquivariantBlock(nn.Module):
+    """One layer: mix along the cells, among the symbols, then along the width."""
+
+    def __init__(
+        self,
+        mixer: TokenMixer | AttentionMixer,
+        among_symbols: Linear,
+        swiglu: SwiGLU,
+    ) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.among_symbols = among_symbols
+        self.swiglu = swiglu
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Transform ``h`` (batch, length, n_symbols, hidden_size)."""
+        h = self._mix_cells(h)
+        h = rms_norm(h + self.among_symbols(h.mean(dim=2, keepdim=True)))
+        return rms_norm(h + self.swiglu(h))
+
+    def _mix_cells(self, h: Tensor) -> Tensor:
+        """Mix along the length, each symbol for itself and all in the same way."""
+        batch, length, n_symbols, _ = h.shape
+        if isinstance(self.mixer, TokenMixer):
+            # Token mixing treats columns alike: (batch, length, n_symbols * hidden)
+            mixed: Tensor = self.mixer(h.flatten(2))
+            return mixed.view(h.shape)
+        # Attention treats rows of a batch alike: (batch * n_symbols, length, hidden)
+        rows = h.transpose(1, 2).reshape(batch * n_symbols, length, -1)
+        mixed = self.mixer(rows).view(batch, n_symbols, length, -1)
+        return mixed.transpose(1, 2)
+
+
+class EquivariantAnswerHead(nn.Module):
+    """One logit per cell and token: a symbol's from its state, others from the mean."""
+
+    symbols: Tensor
+
+    def __init__(
+        self,
+        n_tokens: int,
+        symbols: Sequence[int],
+        hidden_size: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.this = Linear(hidden_size, 1, generator=generator)
+        self.others = Linear(hidden_size, n_tokens, generator=generator)
+        self.register_buffer("symbols", torch.tensor(symbols))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Read ``y`` (batch, length, n_symbols, hidden); return logits of tokens."""
+        others: Tensor = self.others(y.mean(dim=2))
+        return others.index_copy(2, self.symbols, self.this(y).squeeze(-1))
+
+
+class EquivariantHaltHead(nn.Module):
+    """One logit from the mean over cells and symbols, "the answer is right"."""
+
+    def __init__(
+        self, hidden_size: int, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.linear = Linear(hidden_size, 1, bias=True, generator=generator)
+        nn.init.zeros_(self.linear.weight)
+        # sigmoid(-5) is 0.7 %: an untrained head must not end the recursion early.
+        assert self.linear.bias is not None
+        nn.init.constant_(self.linear.bias, -5.0)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """Read ``y`` (batch, length, n_symbols, hidden_size); return (batch,)."""
+        mean = y.to(self.linear.weight.dtype).mean(dim=(1, 2))
+        return self.linear(mean).squeeze(-1)  # type: ignore[no-any-return]
+
+
+def build_equivariant(
+    *,
+    n_tokens: int,
+    symbols: Sequence[int],
+    length: int,
+    hidden_size: int = 32,
+    n_layers: int = 2,
+    n_heads: int = 2,
+    expansion: float = 4.0,
+    mixer: str = "mlp",
+    positions: str = "rope",
+    n_latent_recursions: int = 6,
+    n_deep_recursions: int = 3,
+    generator: torch.Generator | None = None,
+) -> TinyRecursionModel:
+    """Build a model that is equivariant under permutations of ``symbols`` (tokens)."""
+    check_sizes(hidden_size, n_heads, mixer, positions)
+
+    def make_mixer() -> TokenMixer | AttentionMixer:
+        if mixer == "mlp":
+            return TokenMixer(
+                length, expansion, multiple=_MULTIPLE, generator=generator
+            )
+        rope = positions == "rope"
+        return AttentionMixer(
+            Attention(hidden_size, n_heads, length, rope=rope, generator=generator)
+        )
+
+    def make_block() -> EquivariantBlock:
+        return EquivariantBlock(
+            make_mixer(),
+            Linear(hidden_size, hidden_size, generator=generator),
+            SwiGLU(hidden_size, expansion, multiple=_MULTIPLE, generator=generator),
+        )
+
+    return TinyRecursionModel(
+        EquivariantEmbedding(
+            n_tokens,
+            symbols,
+            length,
+            hidden_size,
+            learned_positions=positions == "learned",
+            generator=generator,
+        ),
+        nn.Sequential(*(make_block() for _ in range(n_layers))),
+        EquivariantAnswerHead(n_tokens, symbols, hidden_size, generator),
+        EquivariantHaltHead(hidden_size, generator),
+        hidden_size=hidden_size,
+        n_latent_recursions=n_latent_recursions,
+        n_deep_recursions=n_deep_recursions,
+        generator=generator,
+    )

@@ -1,0 +1,142 @@
+"""Permuting interchangeable symbols of a question permutes those of its answer."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_solver
+
+from sktrm.nn import build_equivariant
+from sktrm.nn.recursion import TinyRecursionModel
+
+N_TOKENS, LENGTH = 9, 12
+
+
+def model_for(symbols, mixer, positions="rope"):
+    model = build_equivariant(
+        n_tokens=N_TOKENS,
+        symbols=symbols,
+        length=LENGTH,
+        hidden_size=16,
+        mixer=mixer,
+        positions=positions,
+        n_latent_recursions=2,
+        n_deep_recursions=2,
+        generator=torch.Generator().manual_seed(0),
+    ).double()
+    # An untrained halting head ignores its input; make this one read.
+    torch.nn.init.ones_(model.halt_head.linear.weight)
+    return model
+
+
+def permutation_of(symbols, seed):
+    """A table token -> token that moves only ``symbols``."""
+    table = np.arange(N_TOKENS)
+    table[symbols] = np.random.RandomState(seed).permutation(symbols)
+    return torch.as_tensor(table)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "positions"),
+    [("mlp", "none"), ("attention", "rope"), ("attention", "learned")],
+)
+@pytest.mark.parametrize("symbols", [[1, 2, 3, 4, 5, 6, 7, 8], [2, 5, 7], [8, 1]])
+def test_model_is_exactly_equivariant(mixer, positions, symbols):
+    model = model_for(symbols, mixer, positions)
+    inputs = torch.randint(
+        N_TOKENS, (4, LENGTH), generator=torch.Generator().manual_seed(1)
+    )
+    table = permutation_of(symbols, seed=2)
+    plain = permuted = None
+    for _ in range(3):
+        one = model(inputs, plain)
+        other = model(table[inputs], permuted)
+        plain, permuted = one.carry, other.carry
+        # The logit of a token is that of the token it became.
+        torch.testing.assert_close(
+            other.answer_logits[..., table], one.answer_logits, rtol=0, atol=1e-12
+        )
+        torch.testing.assert_close(other.halt_logit, one.halt_logit, rtol=0, atol=1e-12)
+    assert one.answer_logits.std() > 0.1
+    assert one.halt_logit.std() > 0
+
+
+def test_symbols_kept_apart_are_told_apart():
+    model = model_for([1, 2, 3], "mlp")
+    inputs = torch.ones(1, LENGTH, dtype=torch.long)
+    logits = []
+    for token in (0, 4, 5):
+        question = inputs.clone()
+        question[0, 3] = token
+        logits.append(model(question).answer_logits)
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+    assert (logits[1] - logits[2]).abs().max() > 1e-3
+
+
+def test_the_recursion_is_the_same_code():
+    assert type(model_for([1, 2], "mlp")) is TinyRecursionModel
+
+
+@pytest.mark.parametrize("mixer", ["mlp", "attention"])
+def test_trained_solver_answers_a_renamed_puzzle_alike(sudokus, mixer):
+    X, y = sudokus
+    solver = tiny_solver(
+        symbols="interchangeable", mixer=mixer, hidden_size=16, max_epochs=8, lr=0.01
+    ).fit(X, y)
+    rename = np.array([0, 3, 1, 4, 2])
+    before, after = solver.solve(X), solver.solve(rename[X])
+    np.testing.assert_array_equal(after.answers, rename[before.answers])
+    np.testing.assert_array_equal(after.n_steps, before.n_steps)
+    np.testing.assert_allclose(after.confidence, before.confidence, rtol=1e-3)
+    assert len(np.unique(before.answers)) > 1
+
+
+def test_digits_never_seen_in_a_cell_are_learned_all_the_same(sudokus):
+    X, y = sudokus
+    # In training the first cell is always 1; afterwards it may be any digit.
+    rename = np.array([0, 2, 3, 4, 1])
+    shift = (1 - y[:, 0, 0]) % 4
+    for _ in range(3):
+        turn = (shift > 0)[:, None, None]
+        X, y = np.where(turn, rename[X], X), np.where(turn, rename[y], y)
+        shift = np.maximum(shift - 1, 0)
+    assert (y[:, 0, 0] == 1).all()
+    solver = tiny_solver(symbols=range(1, 5), hidden_size=16, max_epochs=30, lr=0.01)
+    solver.fit(X, y)
+    first = solver.predict(rename[X])[:, 0, 0]
+    assert (first == rename[solver.predict(X)[:, 0, 0]]).all()
+    assert (first == 2).mean() > 0.5
+
+
+def test_a_background_may_be_part_of_the_answer():
+    rng = np.random.RandomState(0)
+    X = np.where(rng.uniform(size=(150, 3, 3)) < 0.4, 0, rng.randint(1, 4, (150, 3, 3)))
+    y = X[:, :, ::-1].copy()  # mirror, background and all
+    solver = tiny_solver(
+        symbols=[1, 2, 3], hidden_size=32, max_epochs=40, lr=5e-3, batch_size=50
+    ).fit(X, y)
+    assert solver.score(X, y) > 0.9
+    assert 0 in solver.predict(X)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "message"),
+    [
+        ([1, 9], "symbols names 9, which occurs neither in X nor in y"),
+        ([3], "at least two symbols to exchange"),
+        ("digits", "must be 'interchangeable', a sequence or None, got 'digits'"),
+    ],
+)
+def test_symbols_that_cannot_be(sudokus, symbols, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_solver(symbols=symbols).fit(*sudokus)
+
+
+def test_a_task_with_one_symbol_has_none_to_exchange():
+    X = np.zeros((5, 4), dtype=int)
+    with pytest.raises(ValueError, match="at least two symbols to exchange"):
+        tiny_solver(symbols="interchangeable").fit(X, X)
+
+
+def test_prefix_tokens_do_not_go_with_symbols(sudokus):
+    with pytest.raises(ValueError, match="n_prefix_tokens must be 0 with symbols"):
+        tiny_solver(symbols="interchangeable", n_prefix_tokens=2).fit(*sudokus)
