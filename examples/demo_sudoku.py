@@ -92,7 +92,7 @@ def main():
     train, validation, test = parts
     side = X.shape[1]
     # Small grids from the generator are learned in a few passes, real ones in many.
-    epochs = args.epochs or (max(4, 15_000 // len(train)) if args.data else 3)
+    epochs = args.epochs or (max(4, 15_000 // len(train)) if args.data else 4)
     print(
         f"{len(train)} Sudokus of {side} x {side} to learn from, {len(validation)} to "
         f"validate with, {len(test)} to test with; {epochs} epochs"

@@ -95,7 +95,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
     halt_exploration : float, default=0.1
         Probability that a row in training must think a random minimum number of steps,
         from 2 to ``n_supervision_steps``.
-    halt_threshold : float, default=0.9
+    halt_threshold : float, default=0.95
         A row halts in prediction when its halting probability is above this; 1 always
         takes all steps. In training a row halts at one half, as in [1]_.
     augmentation : Augmentation or list of them, default=None
@@ -209,7 +209,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         max_epochs: int = 50,
         batch_size: int = 64,
         halt_exploration: float = 0.1,
-        halt_threshold: float = 0.9,
+        halt_threshold: float = 0.95,
         augmentation: Any = None,
         ignore_value: Any = None,
         handle_unknown: str = "error",

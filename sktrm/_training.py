@@ -225,8 +225,11 @@ class DeepSupervisionNet(NeuralNet):
         for name, value in verdict._asdict().items():
             self.history.record(f"valid_{name}", value)
         self.n_epochs_since_best_ += 1
-        if self.best_verdict_ is None or _better(verdict, self.best_verdict_, self.tol):
+        best = self.best_verdict_
+        if best is None or _better(verdict, best, self.tol):
             self.n_epochs_since_best_ = 0
+        # Of equals the last: it is trained longer, and its halting head needs that.
+        if best is None or not _better(best, verdict, 0.0):
             self.best_verdict_ = verdict
             self.best_state_ = copy.deepcopy(predictor.state_dict())
 

@@ -136,13 +136,16 @@ class EquivariantAnswerHead(nn.Module):
 
 
 class EquivariantHaltHead(nn.Module):
-    """One logit from the mean over cells and symbols, "the answer is right"."""
+    """One logit from all cells and symbols, "the answer is right".
+
+    It reads the mean and, since one wrong cell is drowned in it, the largest values.
+    """
 
     def __init__(
         self, hidden_size: int, generator: torch.Generator | None = None
     ) -> None:
         super().__init__()
-        self.linear = Linear(hidden_size, 1, bias=True, generator=generator)
+        self.linear = Linear(2 * hidden_size, 1, bias=True, generator=generator)
         nn.init.zeros_(self.linear.weight)
         # sigmoid(-5) is 0.7 %: an untrained head must not end the recursion early.
         assert self.linear.bias is not None
@@ -150,8 +153,9 @@ class EquivariantHaltHead(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Read ``y`` (batch, length, n_symbols, hidden_size); return (batch,)."""
-        mean = y.to(self.linear.weight.dtype).mean(dim=(1, 2))
-        return self.linear(mean).squeeze(-1)  # type: ignore[no-any-return]
+        y = y.to(self.linear.weight.dtype)
+        pooled = torch.cat((y.mean(dim=(1, 2)), y.amax(dim=(1, 2))), dim=-1)
+        return self.linear(pooled).squeeze(-1)  # type: ignore[no-any-return]
 
 
 def build_equivariant(
