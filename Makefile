@@ -31,6 +31,7 @@ examples: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/foundation.py
+	$(BIN)/python benchmarks/choices.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "sktrm needs Python >= 3.11"'

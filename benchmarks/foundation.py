@@ -1,9 +1,8 @@
-"""The figures of the README: halting, overhead, memory, generator. Prints one table.
+"""What surrounds the recursion: generator, memory, overhead. Prints one table.
 
-``python benchmarks/foundation.py`` takes about three minutes on two cores.
+``python benchmarks/foundation.py`` takes about two minutes on two cores.
 """
 
-import argparse
 import platform
 import resource
 import statistics
@@ -13,31 +12,7 @@ import numpy as np
 import torch
 
 from sktrm import TRMSolver
-from sktrm.augmentation import SudokuGroup
 from sktrm.datasets import make_sudoku
-
-
-def halting(seed):
-    """Exact match and steps of adaptive halting against all steps."""
-    X, y = make_sudoku(11_000, box=(2, 3), n_clues=18, random_state=seed)
-    solver = TRMSolver(
-        augmentation=SudokuGroup((2, 3)), max_epochs=3, random_state=seed
-    )
-    start = time.perf_counter()
-    solver.fit(X[:10_000], y[:10_000])
-    seconds = time.perf_counter() - start
-    yield "6x6 Sudoku, training", f"{seconds:.0f} s"
-    for name, threshold in (("adaptive", solver.halt_threshold), ("all steps", 1.0)):
-        solver.halt_threshold = threshold
-        start = time.perf_counter()
-        solutions = solver.solve(X[10_000:])
-        seconds = time.perf_counter() - start
-        right = (solutions.answers == y[10_000:]).all(axis=(1, 2)).mean()
-        yield (
-            f"6x6 Sudoku, {name}",
-            f"exact {right:.3f} of 1,000, {solutions.n_steps.mean():.2f} steps, "
-            f"{seconds:.2f} s",
-        )
 
 
 def overhead(batch_size, n_steps=10):
@@ -120,20 +95,11 @@ def generator():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
     print(
         f"python {platform.python_version()}, torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     )
-    for rows in (
-        generator(),
-        memory(),
-        overhead(128),
-        overhead(256),
-        halting(args.seed),
-    ):
+    for rows in (generator(), memory(), overhead(128), overhead(256)):
         for name, value in rows:
             print(f"{name:<45} {value}", flush=True)
 

@@ -21,6 +21,9 @@ def read_arguments():
     parser.add_argument("--data", help="CSV file of Sudokus instead of the generator")
     parser.add_argument("--max-rating", type=float, help="leave out harder puzzles")
     parser.add_argument("--box", type=int, nargs=2, help="box of the puzzles in --data")
+    parser.add_argument(
+        "--plain", action="store_true", help="the paper's form of network, slower"
+    )
     parser.add_argument("--epochs", type=int, help="passes over the puzzles")
     parser.add_argument("--png", default="demo_sudoku.png", help="picture to write")
     parser.add_argument("--seed", type=int, default=0)
@@ -62,6 +65,17 @@ def guess_box(side):
     return height, side // height
 
 
+def recipe(n, *, real, plain):
+    """Choose the network and how long to train it on ``n`` puzzles."""
+    if plain:
+        return {"max_epochs": max(8, 33_000 // n)}
+    if not real:
+        return {"symbols": "interchangeable", "max_epochs": 4}
+    # Real grids are few and hard: smaller batches, more passes.
+    epochs = max(4, 15_000 // n)
+    return {"symbols": "interchangeable", "max_epochs": epochs, "batch_size": 32}
+
+
 def report(solver, X, y, rating):
     """Print how the unseen puzzles went; return the figures of the last line."""
     solutions = solver.solve(X)
@@ -91,19 +105,15 @@ def main():
         X, y, rating, parts, box = generated(args.seed)
     train, validation, test = parts
     side = X.shape[1]
-    # Small grids from the generator are learned in a few passes, real ones in many.
-    epochs = args.epochs or (max(4, 15_000 // len(train)) if args.data else 4)
+    parameters = recipe(len(train), real=bool(args.data), plain=args.plain)
+    if args.epochs:
+        parameters["max_epochs"] = args.epochs
     print(
         f"{len(train)} Sudokus of {side} x {side} to learn from, {len(validation)} to "
-        f"validate with, {len(test)} to test with; {epochs} epochs"
+        f"validate with, {len(test)} to test with; {parameters['max_epochs']} epochs"
     )
     solver = TRMSolver(
-        symbols="interchangeable",
-        augmentation=SudokuGroup(box),
-        max_epochs=epochs,
-        batch_size=32 if args.data else 64,
-        random_state=args.seed,
-        verbose=1,
+        augmentation=SudokuGroup(box), random_state=args.seed, verbose=1, **parameters
     )
     start = time.perf_counter()
     solver.fit(X[train], y[train], X_val=X[validation], y_val=y[validation])
