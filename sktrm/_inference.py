@@ -97,8 +97,9 @@ def solve(
     halt_threshold: float,
 ) -> Solution:
     """Return each row's answer at the step at which it halts."""
-    limits = {"max_steps": max_steps, "halt_threshold": halt_threshold}
-    *_, last = stages(model, inputs, read, **limits)  # type: ignore[arg-type]
+    *_, last = stages(
+        model, inputs, read, max_steps=max_steps, halt_threshold=halt_threshold
+    )
     return last
 
 

@@ -8,7 +8,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from sklearn.utils import Bunch, check_random_state
 
-from sktrm.datasets._sudoku import character_grids, read_columns
+from sktrm.datasets._files import read_puzzles
 
 WALL, FREE, START, GOAL, PATH = "#", " ", "S", "G", "o"
 _MAX_ATTEMPTS = 1000
@@ -201,14 +201,4 @@ def load_maze(
     ValueError
         If a column is missing or a line is no square maze; the message says which.
     """
-    columns = read_columns(path, ("source", "question", "answer", "rating"))
-    data = character_grids(columns["question"], path)
-    target = character_grids(columns["answer"], path)
-    if return_X_y:
-        return data, target
-    return Bunch(
-        data=data,
-        target=target,
-        rating=np.array(columns["rating"], dtype=float),
-        source=np.array(columns["source"]),
-    )
+    return read_puzzles(path, return_X_y=return_X_y)

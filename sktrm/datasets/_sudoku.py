@@ -1,11 +1,12 @@
 """Sudokus: a generator of puzzles with one solution, and a reader of CSV files."""
 
-import csv
 from os import PathLike
 from typing import Any
 
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
+
+from sktrm.datasets._files import read_puzzles
 
 # Grids in which removing clues got stuck, per puzzle, before we give up.
 _MAX_ATTEMPTS = 200
@@ -249,57 +250,14 @@ def load_sudoku(
     ValueError
         If a column is missing or a line is no square grid; the message says which.
     """
-    columns = read_columns(path, ("source", "question", "answer", "rating"))
-    data = _digits(columns["question"], path)
-    target = _digits(columns["answer"], path)
-    if return_X_y:
-        return data, target
-    return Bunch(
-        data=data,
-        target=target,
-        rating=np.array(columns["rating"], dtype=float),
-        source=np.array(columns["source"]),
-    )
+    return read_puzzles(path, _digits, return_X_y=return_X_y)
 
 
-def read_columns(
-    path: str | PathLike[str], names: tuple[str, ...]
-) -> dict[str, list[str]]:
-    """Read the named columns of a CSV file."""
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in names if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(
-                f"{path} must have the columns {', '.join(names)}; it lacks "
-                f"{', '.join(missing)}."
-            )
-        lines = list(reader)
-    if not lines:
-        raise ValueError(f"{path} holds no puzzles.")
-    return {name: [line[name] for line in lines] for name in names}
-
-
-def character_grids(texts: list[str], path: str | PathLike[str]) -> np.ndarray:
-    """Return texts of n x n characters as an array (n_texts, n, n) of characters."""
-    side = round(len(texts[0]) ** 0.5)
-    for i, text in enumerate(texts):
-        if len(text) != side * side:
-            raise ValueError(
-                f"Every grid of {path} must have {side} x {side} characters as the "
-                f"first one, but puzzle {i} has {len(text)}."
-            )
-    return np.array(texts)[:, None].view("U1").reshape(len(texts), side, side)
-
-
-def _digits(texts: list[str], path: str | PathLike[str]) -> np.ndarray:
-    """Return texts of digits as integers, (n, side, side)."""
-    characters = character_grids(texts, path)
+def _digits(characters: np.ndarray) -> np.ndarray:
+    """Return characters as integers, an array of the same shape."""
     symbols, codes = np.unique(characters, return_inverse=True)
     try:
         values = [0 if s == "." else int(s, 36) for s in symbols.tolist()]
     except ValueError as error:
-        raise ValueError(
-            f"{path} holds a character that is no digit: {error}."
-        ) from error
+        raise ValueError(f"holds a character that is no digit: {error}") from error
     return np.array(values, dtype=np.int64)[codes].reshape(characters.shape)

@@ -106,7 +106,8 @@ class SwiGLU(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         """Transform the last axis, keeping its size."""
         gate, up = self.gate_up(h).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)  # type: ignore[no-any-return]
+        out: Tensor = self.down(F.silu(gate) * up)
+        return out
 
 
 def rope_tables(length: int, head_size: int) -> tuple[Tensor, Tensor]:
@@ -156,7 +157,9 @@ class Attention(nn.Module):
             cos, sin = self.cos.to(h.dtype), self.sin.to(h.dtype)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.out(mixed.transpose(1, 2).reshape(batch, length, hidden_size))  # type: ignore[no-any-return]
+        joined = mixed.transpose(1, 2).reshape(batch, length, hidden_size)
+        out: Tensor = self.out(joined)
+        return out
 
 
 class AttentionMixer(nn.Module):

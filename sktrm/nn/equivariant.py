@@ -155,7 +155,8 @@ class EquivariantHaltHead(nn.Module):
         """Read ``y`` (batch, length, n_symbols, hidden_size); return (batch,)."""
         y = y.to(self.linear.weight.dtype)
         pooled = torch.cat((y.mean(dim=(1, 2)), y.amax(dim=(1, 2))), dim=-1)
-        return self.linear(pooled).squeeze(-1)  # type: ignore[no-any-return]
+        logit: Tensor = self.linear(pooled)
+        return logit.squeeze(-1)
 
 
 def build_equivariant(

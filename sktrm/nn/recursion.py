@@ -124,7 +124,8 @@ class HaltHead(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         """Read ``y`` (batch, prefix + length, hidden_size); return (batch,)."""
         first = y[:, 0].to(self.linear.weight.dtype)  # (batch, hidden_size)
-        return self.linear(first)[:, 0]  # type: ignore[no-any-return]
+        logits: Tensor = self.linear(first)
+        return logits[:, 0]
 
 
 class TinyRecursionModel(nn.Module):
