@@ -78,7 +78,7 @@ class GridAnswers:
     def predict_confidence(self, X: Any, *, max_steps: int | None = None) -> np.ndarray:
         """Return the probability, as the halting head sees it, that an answer is right.
 
-        A good score to abstain by: most wrong answers never reach the threshold.
+        A score to abstain by; it judges the whole answer.
 
         Parameters
         ----------
