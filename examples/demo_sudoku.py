@@ -1,6 +1,6 @@
 """Train a tiny recursive network on Sudokus and watch it solve one it has never seen.
 
-``make demo`` runs this on 6x6 Sudokus from the generator, ``make demo DATA=file.csv``
+``make demo`` runs this on 9x9 Sudokus from the generator, ``make demo DATA=file.csv``
 on your own (columns source, question, answer, rating).
 """
 
@@ -11,7 +11,6 @@ import numpy as np
 from sklearn.model_selection import GroupShuffleSplit
 
 from sktrm import TRMSolver
-from sktrm.augmentation import SudokuGroup
 from sktrm.datasets import load_sudoku, make_sudoku
 from sktrm.inspection import RecursionDisplay
 
@@ -20,24 +19,22 @@ def read_arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="CSV file of Sudokus instead of the generator")
     parser.add_argument("--max-rating", type=float, help="leave out harder puzzles")
-    parser.add_argument("--box", type=int, nargs=2, help="box of the puzzles in --data")
     parser.add_argument(
         "--plain", action="store_true", help="the paper's form of network, slower"
     )
-    parser.add_argument("--epochs", type=int, help="passes over the puzzles")
+    parser.add_argument("--minutes", type=float, help="time to train, at most")
     parser.add_argument("--png", default="demo_sudoku.png", help="picture to write")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 def generated(seed):
-    """Make 4,000 puzzles to train on, 100 to validate with, 300 to test with."""
-    X, y = make_sudoku(4400, box=(2, 3), n_clues=18, random_state=seed)
-    rows = np.arange(len(X))
-    return X, y, None, np.split(rows, [4000, 4100]), (2, 3)
+    """Make 2,000 puzzles to train on, 100 to validate with, 500 to test with."""
+    X, y = make_sudoku(2600, n_clues=32, random_state=seed)
+    return X, y, None, np.split(np.arange(len(X)), [2000, 2100])
 
 
-def from_file(path, max_rating, box, seed):
+def from_file(path, max_rating, seed):
     """Real puzzles, split so that no solution is in two parts."""
     bunch = load_sudoku(path)
     kept = bunch.rating <= (np.inf if max_rating is None else max_rating)
@@ -49,7 +46,7 @@ def from_file(path, max_rating, box, seed):
     n_validation = min(100, max(5, len(X) // 12))
     train, test = split(np.arange(len(X)), solution, n_test, seed)
     train, validation = split(train, solution, n_validation, seed)
-    return X, y, rating, (train, validation, test), box or guess_box(X.shape[1])
+    return X, y, rating, (train, validation, test)
 
 
 def split(rows, groups, n_held_out, seed):
@@ -59,30 +56,13 @@ def split(rows, groups, n_held_out, seed):
     return rows[kept], rows[held_out]
 
 
-def guess_box(side):
-    """Take the box closest to a square, wider than high."""
-    height = max(h for h in range(1, int(side**0.5) + 1) if side % h == 0)
-    return height, side // height
-
-
-def recipe(n, *, real, plain):
-    """Choose the network and how long to train it on ``n`` puzzles."""
-    if plain:
-        return {"max_epochs": max(8, 33_000 // n)}
-    if not real:
-        return {"symbols": "interchangeable", "max_epochs": 4}
-    # Real grids are few and hard: smaller batches, more passes.
-    epochs = max(4, 15_000 // n)
-    return {"symbols": "interchangeable", "max_epochs": epochs, "batch_size": 32}
-
-
 def report(solver, X, y, rating):
     """Print how the unseen puzzles went; return the figures of the last line."""
     solutions = solver.solve(X)
     right = (solutions.answers == y).all(axis=(1, 2))
     print(f"\nunseen puzzles: {right.sum()} of {len(X)} solved completely")
     print(f"steps taken: {solutions.n_steps.mean():.2f} on average, ", end="")
-    print(f"{solver.n_supervision_steps} at most")
+    print(f"{4 * solver.n_supervision_steps} at most")
     if rating is not None and len(np.unique(rating)) > 1:
         edges = np.unique(np.quantile(rating, [0, 0.25, 0.5, 0.75, 1]))
         bins = np.clip(np.digitize(rating, edges[1:-1]), 0, len(edges) - 2)
@@ -98,22 +78,22 @@ def report(solver, X, y, rating):
 def main():
     args = read_arguments()
     if args.data:
-        X, y, rating, parts, box = from_file(
-            args.data, args.max_rating, args.box and tuple(args.box), args.seed
-        )
+        X, y, rating, parts = from_file(args.data, args.max_rating, args.seed)
     else:
-        X, y, rating, parts, box = generated(args.seed)
+        X, y, rating, parts = generated(args.seed)
     train, validation, test = parts
     side = X.shape[1]
-    parameters = recipe(len(train), real=bool(args.data), plain=args.plain)
-    if args.epochs:
-        parameters["max_epochs"] = args.epochs
+    minutes = args.minutes or (1.0 if not args.data else 4.0)
     print(
         f"{len(train)} Sudokus of {side} x {side} to learn from, {len(validation)} to "
-        f"validate with, {len(test)} to test with; {parameters['max_epochs']} epochs"
+        f"validate with, {len(test)} to test with; {minutes:g} minutes"
     )
     solver = TRMSolver(
-        augmentation=SudokuGroup(box), random_state=args.seed, verbose=1, **parameters
+        symbols=None if args.plain else "interchangeable",
+        max_epochs=10**6,
+        max_time=60 * minutes,
+        random_state=args.seed,
+        verbose=1,
     )
     start = time.perf_counter()
     solver.fit(X[train], y[train], X_val=X[validation], y_val=y[validation])

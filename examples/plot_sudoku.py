@@ -10,7 +10,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from sktrm import TRMSolver
-from sktrm.augmentation import SudokuGroup
 from sktrm.datasets import make_sudoku
 from sktrm.inspection import RecursionDisplay
 
@@ -25,12 +24,10 @@ X_train, y_train, X_test, y_test = X[:1000], y[:1000], X[1000:], y[1000:]
 # %%
 # Training
 # --------
-# The symmetries of a Sudoku make new puzzles of old ones each time a row enters
-# training.
+# The solver sees that all answers are Sudokus, and makes new puzzles of old ones each
+# time a row enters training.
 
-solver = TRMSolver(
-    hidden_size=64, augmentation=SudokuGroup((2, 2)), max_epochs=12, random_state=0
-)
+solver = TRMSolver(hidden_size=64, max_epochs=12, random_state=0)
 solver.fit(X_train, y_train)
 print(f"solved completely: {solver.score(X_test, y_test):.3f} of {len(X_test)}")
 
@@ -41,7 +38,7 @@ print(f"solved completely: {solver.score(X_test, y_test):.3f} of {len(X_test)}")
 
 solutions = solver.solve(X_test)
 stages = list(solver.staged_predict(X_test))
-print(f"steps taken: {solutions.n_steps.mean():.2f} of {solver.n_supervision_steps}")
+print(f"steps taken: {solutions.n_steps.mean():.2f} of {len(stages)}")
 longest = X_test[solutions.n_steps.argmax()]
 display = RecursionDisplay.from_estimator(solver, longest)
 
@@ -50,7 +47,7 @@ display = RecursionDisplay.from_estimator(solver, longest)
 
 exact = [(answers == y_test).all(axis=(1, 2)).mean() for answers in stages]
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-steps = np.arange(1, solver.n_supervision_steps + 1)
+steps = np.arange(1, len(stages) + 1)
 left.bar(steps, [(solutions.n_steps == step).sum() for step in steps], log=True)
 left.set(xlabel="supervision steps taken", ylabel="puzzles")
 right.plot(steps, exact, marker="o")

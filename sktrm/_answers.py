@@ -1,6 +1,7 @@
 """What a fitted solver says: answers, their stages, probabilities, scores."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sktrm._encoding import PAD, GridEncoder, Grids
+from sktrm._tries import Choice, Tries, Verified, Vote
+from sktrm.augmentation import Transform, compose
 from sktrm.metrics import exact_match_score
 from sktrm.nn import log_probabilities
 
@@ -21,21 +24,67 @@ class Solutions(NamedTuple):
     n_steps: np.ndarray  # (n,) supervision steps taken
 
 
+Verifier = Callable[[np.ndarray, np.ndarray], bool]
+
+
+class _Asking:
+    """Asks a user's verifier about rows and answers as the user knows them."""
+
+    def __init__(self, verifier: Verifier, encoder: GridEncoder, X: Grids) -> None:
+        if not callable(verifier):
+            raise ValueError(
+                f"verifier must be a callable (X_row, y_row) -> bool, got {verifier!r}."
+            )
+        self.verifier = verifier
+        self.encoder = encoder
+        self.X = X
+
+    def __call__(self, row: int, tokens: np.ndarray) -> bool:
+        """Tell whether the verifier accepts ``tokens`` as the answer of ``row``."""
+        question = self.X[row : row + 1]
+        (answer,) = self.encoder.decode(tokens[None], question)
+        try:
+            verdict = self.verifier(question[0], answer)
+        except Exception as error:
+            error.add_note(f"The verifier raised this at row {row} of X.")
+            raise
+        if np.ndim(verdict) or not isinstance(verdict, bool | np.bool | Integral):
+            raise ValueError(
+                f"verifier must return True or False for a row, got {verdict!r} at row "
+                f"{row} of X."
+            )
+        return bool(verdict)
+
+
 class GridAnswers:
     """Prediction with a fitted :class:`~sktrm.TRMSolver`.
 
     Turns the logits of the steps into symbols. The host class checks questions
-    (``_check_X``) and steps the model (``_solve``, ``_stages``).
+    (``_check_X``), steps the model (``_solve``, ``_stages``) and knows the symmetries
+    of the task (``_space``, ``_augmentations``).
     """
 
     _encoder: GridEncoder
     _check_X: Any
     _solve: Any
     _stages: Any
+    _space: Any
+    _augmentations: Any
+    _seeds: list[int]
     loss: str
+    rollout_noise: float
     ignore_value: Any
 
-    def solve(self, X: Any, *, max_steps: int | None = None) -> Solutions:
+    def solve(
+        self,
+        X: Any,
+        *,
+        max_steps: int | None = None,
+        n_rollouts: int = 1,
+        augment_votes: int = 1,
+        choose: str = "auto",
+        verifier: Verifier | None = None,
+    ) -> Solutions:
         """Answer ``X``, and say how sure of it and after how many steps.
 
         Parameters
@@ -43,39 +92,98 @@ class GridAnswers:
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
         max_steps : int, default=None
-            Supervision steps at most, ``n_supervision_steps`` if None. May be more
-            than in training.
+            Supervision steps of a try at most; None takes the estimator's
+            ``max_steps``.
+        n_rollouts : int, default=1
+            Tries for each row. The first starts from the state known from training,
+            the others from random states around it (see ``rollout_noise``), the same
+            for all rows. Tries run in one batch, ``batch_size`` at a time, and those
+            that cannot change the answer any more are not made.
+        augment_votes : int, default=1
+            Views of each row: itself, and random transforms of it by ``augmentation``,
+            whose answers are transformed back. Each view gets ``n_rollouts`` tries.
+        choose : {"auto", "confidence", "vote"}, default="auto"
+            Whose answer a row gets: "confidence" that of the first try that halts, or
+            else of the one with the highest halting probability; "vote" the one that
+            most tries give. "auto" votes if ``augment_votes`` is above one.
+        verifier : callable, default=None
+            ``verifier(X_row, y_row) -> bool`` tells whether an answer is right, such as
+            :func:`sktrm.datasets.is_solved_sudoku`; the rows are arrays of the shape,
+            values and dtype of ``X`` and ``y``. It is asked after every step, instead
+            of the halting head, and a row stops when it accepts. A row of which nothing
+            is accepted gets its most confident answer.
 
         Returns
         -------
         solutions : Solutions
             A named tuple of ``answers``, of the form, values and dtype of ``y``;
             ``confidence``, float of shape (n,), the halting probability of each
-            answer; ``n_steps``, int of shape (n,), the steps taken.
+            answer; ``n_steps``, int of shape (n,), the steps taken, those of all tries
+            up to the one whose answer it is.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, if there is nothing in which tries could
+            differ (``augment_votes`` without ``augmentation``), or if ``verifier``
+            returns something else than a truth value.
         """
         inputs, X = self._questions(X)
-        tokens, confidence, n_steps = self._solve(inputs, self._read_answers, max_steps)
+        tries = self._tries(n_rollouts, augment_votes)
+        choice = self._choice(len(inputs), len(tries), choose, augment_votes)
+        if verifier is not None:
+            accepts = _Asking(verifier, self._encoder, X)
+            choice = Verified(len(inputs), len(tries), accepts)
+        tokens, confidence, n_steps = self._solve(
+            inputs, self._read_answers, max_steps, tries, choice
+        )
         return Solutions(self._encoder.decode(tokens, X), confidence, n_steps)
 
-    def predict(self, X: Any, *, max_steps: int | None = None) -> Any:
+    def predict(
+        self,
+        X: Any,
+        *,
+        max_steps: int | None = None,
+        n_rollouts: int = 1,
+        augment_votes: int = 1,
+        choose: str = "auto",
+        verifier: Verifier | None = None,
+    ) -> Any:
         """Answer ``X``.
 
         Parameters
         ----------
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
-        max_steps : int, default=None
-            Supervision steps at most, ``n_supervision_steps`` if None. May be more
-            than in training.
+        max_steps, n_rollouts, augment_votes, choose, verifier : optional
+            How long and how often to try, and which answer to take, as in
+            :meth:`solve`.
 
         Returns
         -------
         y : ndarray or list of ndarray
             Answers, of the form, values and dtype of ``y`` in ``fit``.
         """
-        return self.solve(X, max_steps=max_steps).answers
+        solutions = self.solve(
+            X,
+            max_steps=max_steps,
+            n_rollouts=n_rollouts,
+            augment_votes=augment_votes,
+            choose=choose,
+            verifier=verifier,
+        )
+        return solutions.answers
 
-    def predict_confidence(self, X: Any, *, max_steps: int | None = None) -> np.ndarray:
+    def predict_confidence(
+        self,
+        X: Any,
+        *,
+        max_steps: int | None = None,
+        n_rollouts: int = 1,
+        augment_votes: int = 1,
+        choose: str = "auto",
+        verifier: Verifier | None = None,
+    ) -> np.ndarray:
         """Return the probability, as the halting head sees it, that an answer is right.
 
         A score to abstain by; it judges the whole answer.
@@ -84,16 +192,24 @@ class GridAnswers:
         ----------
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
-        max_steps : int, default=None
-            Supervision steps at most, ``n_supervision_steps`` if None. May be more
-            than in training.
+        max_steps, n_rollouts, augment_votes, choose, verifier : optional
+            How long and how often to try, and which answer to take, as in
+            :meth:`solve`.
 
         Returns
         -------
         confidence : ndarray of shape (n,)
             Halting probability of the answer that ``predict`` returns.
         """
-        return self.solve(X, max_steps=max_steps).confidence
+        solutions = self.solve(
+            X,
+            max_steps=max_steps,
+            n_rollouts=n_rollouts,
+            augment_votes=augment_votes,
+            choose=choose,
+            verifier=verifier,
+        )
+        return solutions.confidence
 
     def staged_solve(
         self, X: Any, *, max_steps: int | None = None
@@ -105,8 +221,7 @@ class GridAnswers:
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
         max_steps : int, default=None
-            Supervision steps at most, ``n_supervision_steps`` if None. May be more
-            than in training.
+            Supervision steps at most; None takes the estimator's ``max_steps``.
 
         Yields
         ------
@@ -127,8 +242,7 @@ class GridAnswers:
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
         max_steps : int, default=None
-            Supervision steps at most, ``n_supervision_steps`` if None. May be more
-            than in training.
+            Supervision steps at most; None takes the estimator's ``max_steps``.
 
         Yields
         ------
@@ -150,8 +264,7 @@ class GridAnswers:
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
         max_steps : int, default=None
-            Supervision steps at most, ``n_supervision_steps`` if None. May be more
-            than in training.
+            Supervision steps at most; None takes the estimator's ``max_steps``.
 
         Returns
         -------
@@ -166,7 +279,18 @@ class GridAnswers:
         both, _, _ = self._solve(inputs, self._read_probabilities, max_steps)
         return self._arrange(both, X)
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+    def score(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        max_steps: int | None = None,
+        n_rollouts: int = 1,
+        augment_votes: int = 1,
+        choose: str = "auto",
+        verifier: Verifier | None = None,
+    ) -> float:
         """Return the share of rows whose answer is right in every scored cell.
 
         Parameters
@@ -177,18 +301,66 @@ class GridAnswers:
             Right answers.
         sample_weight : array-like of shape (n,), default=None
             Weights of the rows.
+        max_steps, n_rollouts, augment_votes, choose, verifier : optional
+            How long and how often to try, and which answer to take, as in
+            :meth:`solve`.
 
         Returns
         -------
         score : float
             Exact match, between 0 and 1.
         """
-        return exact_match_score(
-            y,
-            self.predict(X),
-            sample_weight=sample_weight,
-            ignore_value=self.ignore_value,
+        answers = self.predict(
+            X,
+            max_steps=max_steps,
+            n_rollouts=n_rollouts,
+            augment_votes=augment_votes,
+            choose=choose,
+            verifier=verifier,
         )
+        return exact_match_score(
+            y, answers, sample_weight=sample_weight, ignore_value=self.ignore_value
+        )
+
+    def _tries(self, n_rollouts: int, augment_votes: int) -> Tries:
+        """Draw what tells the tries of a row apart."""
+        for name, value in (
+            ("n_rollouts", n_rollouts),
+            ("augment_votes", augment_votes),
+        ):
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be an int >= 1, got {value!r}.")
+        seed = self._seeds[3]
+        views = [Transform()]
+        space = self._space()
+        augmentations = self._augmentations(space)
+        if augment_votes > 1 and not augmentations:
+            raise ValueError(
+                f"augment_votes={augment_votes} needs transforms to look through: set "
+                f"augmentation to symmetries of the task, or augment_votes to 1."
+            )
+        if n_rollouts > 1 and not self.rollout_noise:
+            raise ValueError(
+                f"n_rollouts={n_rollouts} needs rollout_noise above 0 for the tries to "
+                f"differ, got rollout_noise=0."
+            )
+        generator = torch.Generator().manual_seed(seed)
+        views += [
+            compose(augmentations, 1, space, generator)
+            for _ in range(augment_votes - 1)
+        ]
+        return Tries(int(n_rollouts), self.rollout_noise, seed, views)
+
+    def _choice(
+        self, n_rows: int, n_tries: int, choose: str, augment_votes: int
+    ) -> Choice:
+        """Make what decides between the tries."""
+        if choose not in ("auto", "confidence", "vote"):
+            raise ValueError(
+                f"choose must be 'auto', 'confidence' or 'vote', got {choose!r}."
+            )
+        votes = choose == "vote" or (choose == "auto" and augment_votes > 1)
+        return (Vote if votes else Choice)(n_rows, n_tries)
 
     def _questions(self, X: Any) -> tuple[np.ndarray, Grids]:
         """Check and encode questions for prediction."""
@@ -199,7 +371,9 @@ class GridAnswers:
     def _read_answers(self, answer_logits: Tensor) -> Tensor:
         """Return each cell's likeliest token of y, negative where PAD beats it."""
         logits = answer_logits[:, : self._encoder.answer_cells]
-        tokens = torch.tensor(self._encoder.answer_tokens, device=logits.device)
+        tokens = torch.tensor(
+            self._encoder.answer_tokens, dtype=torch.int32, device=logits.device
+        )
         best, position = logits[..., tokens].max(dim=-1)
         answers = tokens[position]
         if self._encoder.predicts_size:

@@ -1,6 +1,6 @@
 """What the estimators share: parameters, seeds, training, stepping, pickling."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -17,6 +17,7 @@ from sktrm._device import DTYPES, choose_device, choose_dtype
 from sktrm._inference import Solution, solve, stages
 from sktrm._slots import Rows, Slots
 from sktrm._training import LR_SCHEDULES, DeepSupervisionNet
+from sktrm._tries import Choice, Tries
 from sktrm.augmentation import Augmentation, TokenSpace
 from sktrm.nn import TinyRecursionModel
 from sktrm.nn.blocks import MIXERS, POSITIONS
@@ -24,6 +25,11 @@ from sktrm.nn.losses import ANSWER_LOSSES
 
 _POSITIVE = [Interval(Integral, 1, None, closed="left")]
 _SHARE = [Interval(Real, 0, 1, closed="both")]
+# Steps at prediction for each in training: hard rows need them, others halt.
+_DEEPER = 4
+# Compiling takes about 20 seconds and saves two fifths of the time after that.
+_SECONDS_WORTH_COMPILING = 60.0
+_STEPS_WORTH_COMPILING = 300
 
 
 class BaseTRM(BaseEstimator):
@@ -45,22 +51,26 @@ class BaseTRM(BaseEstimator):
         "n_deep_recursions": _POSITIVE,
         "n_supervision_steps": _POSITIVE,
         "loss": [StrOptions(set(ANSWER_LOSSES))],
-        "lr": [Interval(Real, 0, None, closed="neither")],
+        "lr": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "lr_schedule": [StrOptions(set(LR_SCHEDULES))],
         "lr_warmup_steps": [Interval(Integral, 0, None, closed="left")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "max_grad_norm": [Interval(Real, 0, None, closed="neither"), None],
         "ema_decay": [Interval(Real, 0, 1, closed="left")],
         "max_epochs": _POSITIVE,
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "batch_size": _POSITIVE,
+        "rollout_noise": [Interval(Real, 0, None, closed="left")],
         "halt_exploration": _SHARE,
         "halt_threshold": _SHARE,
-        "augmentation": [Augmentation, list, tuple, None],
+        "max_steps": [*_POSITIVE, StrOptions({"auto"})],
+        "augmentation": [Augmentation, list, tuple, StrOptions({"auto"}), None],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": _POSITIVE,
         "tol": [Interval(Real, 0, None, closed="left")],
         "warm_start": ["boolean"],
+        "compile": ["boolean", StrOptions({"auto"})],
         "device": [str],
         "dtype": [StrOptions({"auto", *DTYPES})],
         "callbacks": [list, tuple, None],
@@ -68,11 +78,16 @@ class BaseTRM(BaseEstimator):
         "verbose": ["verbose"],
     }
 
+    # What augmentation="auto" found in the data.
+    _found_symmetries: Sequence[Augmentation] = ()
+
     def _augmentations(self, space: TokenSpace) -> list[Augmentation]:
         """Return the augmentations as a list, each checked against the task."""
         given = self.augmentation
         if given is None:
             return []
+        if isinstance(given, str):
+            return list(self._found_symmetries)
         augmentations = [given] if isinstance(given, Augmentation) else list(given)
         for augmentation in augmentations:
             if not isinstance(augmentation, Augmentation):
@@ -90,11 +105,11 @@ class BaseTRM(BaseEstimator):
         if random_state is None:  # fresh entropy: the global generator is not touched
             random_state = np.random.RandomState()
         random_state = check_random_state(random_state)
-        self._seeds = random_state.randint(2**31 - 1, size=3).tolist()
+        self._seeds = random_state.randint(2**31 - 1, size=4).tolist()
 
     def _start_training(self, space: TokenSpace, n_slots: int) -> None:
         """Build the model and the skorch net around it."""
-        weights_seed, slots_seed, _ = self._seeds
+        weights_seed, slots_seed, *_ = self._seeds
         weights = torch.Generator().manual_seed(weights_seed)
         model = self._make_model(weights).to(self._device)
         self._n_slots = n_slots
@@ -111,10 +126,12 @@ class BaseTRM(BaseEstimator):
     def _loop_parameters(self) -> dict[str, Any]:
         """Return the parameters of the training loop, which may change between fits."""
         return {
-            "lr": self.lr,
+            "lr": self._learning_rate(),
             "lr_schedule": self.lr_schedule,
             "lr_warmup_steps": self.lr_warmup_steps,
             "max_grad_norm": self.max_grad_norm,
+            "max_steps": self._steps_at_most(),
+            "max_time": self.max_time,
             "halt_threshold": self.halt_threshold,
             "n_iter_no_change": self.n_iter_no_change if self.early_stopping else None,
             "tol": self.tol,
@@ -148,6 +165,8 @@ class BaseTRM(BaseEstimator):
         net.train_split = None if held_out is None else predefined_split(held_out)
         for name, value in self._loop_parameters().items():
             setattr(net, name, value)
+        if n_epochs and self._is_worth_compiling(len(rows) * n_epochs):
+            net.module_.compile_net(self._n_slots)
         net.begin(len(rows) * n_epochs if n_epochs else None)
         try:
             net.partial_fit(rows, epochs=n_epochs or 1)
@@ -160,6 +179,25 @@ class BaseTRM(BaseEstimator):
             ]
             if net.best_verdict_ is not None:
                 self.validation_score_ = net.best_verdict_.exact_match
+
+    def _learning_rate(self) -> float:
+        """Return ``lr``, or what stands for "auto"."""
+        raise NotImplementedError
+
+    def _is_worth_compiling(self, n_rows: int) -> bool:
+        """Decide on ``compile`` by what is planned, not by what is measured."""
+        if self.compile != "auto":
+            return bool(self.compile)
+        long = self.max_time is None or self.max_time >= _SECONDS_WORTH_COMPILING
+        return (
+            self._gains_from_compiling()
+            and long
+            and n_rows >= _STEPS_WORTH_COMPILING * self._n_slots
+        )
+
+    def _gains_from_compiling(self) -> bool:
+        """Tell whether training is known to be faster with a compiled network."""
+        return False
 
     def _adopt(self, state: dict[str, Tensor]) -> None:
         """Make ``module_`` a model with the weights ``state``."""
@@ -202,35 +240,49 @@ class BaseTRM(BaseEstimator):
         inputs: np.ndarray,
         read: Callable[[Tensor], Tensor],
         max_steps: int | None,
-    ) -> Iterator[list[np.ndarray]]:
+    ) -> Iterator[Solution]:
         """Yield answers, confidence and steps of all rows after each step."""
         limits = self._limits(max_steps)
         # Keeping answers takes less memory than keeping the states of all rows.
         batches = [
-            [_as_numpy(s) for s in stages(self.module_, batch, read, **limits)]
+            [
+                Solution(*(part.copy() for part in stage))
+                for stage in stages(self.module_, batch, read, **limits)
+            ]
             for batch in self._batches(inputs)
         ]
         for parts in zip(*batches, strict=True):
-            yield [np.concatenate(part) for part in zip(*parts, strict=True)]
+            yield Solution(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _solve(
         self,
         inputs: np.ndarray,
         read: Callable[[Tensor], Tensor],
         max_steps: int | None,
-    ) -> list[np.ndarray]:
-        """Return answers, confidence and steps of all rows, batch by batch."""
-        limits = self._limits(max_steps)
-        parts = [
-            _as_numpy(solve(self.module_, batch, read, **limits))
-            for batch in self._batches(inputs)
-        ]
-        return [np.concatenate(part) for part in zip(*parts, strict=True)]
+        tries: Tries | None = None,
+        choice: Choice | None = None,
+    ) -> Solution:
+        """Return answers, confidence and steps of all rows."""
+        return solve(
+            self.module_,
+            torch.as_tensor(inputs),
+            read,
+            batch_size=self.batch_size,
+            tries=tries,
+            choice=choice,
+            **self._limits(max_steps),
+        )
+
+    def _steps_at_most(self) -> int:
+        """Return ``max_steps``, or what stands for "auto"."""
+        if isinstance(self.max_steps, str):
+            return _DEEPER * int(self.n_supervision_steps)
+        return int(self.max_steps)
 
     def _limits(self, max_steps: int | None) -> dict[str, Any]:
         """Return when a row halts at prediction."""
         if max_steps is None:
-            max_steps = self.n_supervision_steps
+            max_steps = self._steps_at_most()
         if not isinstance(max_steps, Integral) or max_steps < 1:
             raise ValueError(f"max_steps must be an int >= 1, got {max_steps!r}.")
         return {"max_steps": int(max_steps), "halt_threshold": self.halt_threshold}
@@ -276,8 +328,3 @@ class BaseTRM(BaseEstimator):
 def _as_arrays(module: torch.nn.Module) -> dict[str, np.ndarray]:
     """Return the state of ``module`` as numpy arrays."""
     return {name: t.detach().cpu().numpy() for name, t in module.state_dict().items()}
-
-
-def _as_numpy(solution: Solution) -> list[np.ndarray]:
-    """Copy a solution to the host."""
-    return [part.cpu().numpy().copy() for part in solution]

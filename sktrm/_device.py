@@ -1,6 +1,9 @@
 """Where and how precisely to compute."""
 
 import functools
+import os
+import shutil
+import sys
 import time
 
 import torch
@@ -36,6 +39,12 @@ def choose_dtype(dtype: str, device: torch.device) -> torch.dtype:
     else:
         fast = device.type == "cpu" and _bfloat16_speedup() > 1.5
     return torch.bfloat16 if fast else torch.float32
+
+
+def has_cxx_compiler() -> bool:
+    """Tell whether the C++ compiler is there that torch would compile with."""
+    usual = "clang++" if sys.platform == "darwin" else "g++"
+    return shutil.which(os.environ.get("CXX", usual)) is not None
 
 
 @functools.cache

@@ -1,12 +1,16 @@
-"""Stepping a trained model: rows halt one by one and leave the batch."""
+"""Stepping a trained model: tries end one by one and leave the batch."""
 
 from collections.abc import Callable, Iterator
+from itertools import groupby, islice
+from operator import itemgetter
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sktrm.nn import TinyRecursionModel, is_right
+from sktrm._tries import Choice, Tries
+from sktrm.nn import Carry, TinyRecursionModel
 from sktrm.nn.losses import IGNORE_LABEL
 
 
@@ -47,11 +51,11 @@ def think(
 
 
 class Solution(NamedTuple):
-    """What a model made of a batch of questions."""
+    """What a model made of questions."""
 
-    answers: Tensor  # (batch, ...) what ``read`` made of each row's last logits
-    confidence: Tensor  # (batch,) halting probability of that answer
-    n_steps: Tensor  # (batch,) supervision steps taken
+    answers: np.ndarray  # (rows, ...) what ``read`` made of each row's last logits
+    confidence: np.ndarray  # (rows,) halting probability of that answer
+    n_steps: np.ndarray  # (rows,) supervision steps taken
 
 
 def stages(
@@ -65,22 +69,22 @@ def stages(
     """Yield the answers after each step; rows that have halted keep theirs.
 
     ``read`` maps answer logits (rows, length, n_tokens) to what is kept of them.
-    Always yields ``max_steps`` times; the same tensors are updated in place.
+    Always yields ``max_steps`` times; the same arrays are updated in place.
     """
     solution = None
     thought = None
     for thought in think(
         model, inputs, max_steps=max_steps, halt_threshold=halt_threshold
     ):
-        answers = read(thought.answer_logits)
+        answers = read(thought.answer_logits).cpu().numpy()
+        confidence = thought.halt_probability.cpu().numpy()
         if solution is None:
-            steps = torch.zeros_like(thought.rows)
-            solution = Solution(
-                answers.clone(), thought.halt_probability.clone(), steps
-            )
-        solution.answers[thought.rows] = answers
-        solution.confidence[thought.rows] = thought.halt_probability
-        solution.n_steps[thought.rows] = thought.step
+            steps = np.zeros(len(answers), dtype=np.int64)
+            solution = Solution(answers.copy(), confidence.copy(), steps)
+        rows = thought.rows.cpu().numpy()
+        solution.answers[rows] = answers
+        solution.confidence[rows] = confidence
+        solution.n_steps[rows] = thought.step
         yield solution
     assert solution is not None
     assert thought is not None
@@ -88,19 +92,125 @@ def stages(
         yield solution
 
 
+class Flight(NamedTuple):
+    """The tries being thought about, at most a batch of them."""
+
+    rows: np.ndarray  # (active,) the questions they are at
+    numbers: np.ndarray  # (active,) which try of the question each is
+    inputs: Tensor  # (active, length)
+    carry: Carry  # (active, ...)
+
+    def select(self, kept: np.ndarray) -> "Flight":
+        """Return the tries marked in ``kept`` (active,)."""
+        if kept.all():
+            return self
+        index = torch.as_tensor(np.flatnonzero(kept), device=self.inputs.device)
+        return Flight(
+            self.rows[kept],
+            self.numbers[kept],
+            self.inputs[index],
+            self.carry.select(index),
+        )
+
+
 def solve(
     model: TinyRecursionModel,
     inputs: Tensor,
     read: Callable[[Tensor], Tensor],
     *,
+    batch_size: int,
     max_steps: int,
     halt_threshold: float,
+    tries: Tries | None = None,
+    choice: Choice | None = None,
 ) -> Solution:
-    """Return each row's answer at the step at which it halts."""
-    *_, last = stages(
-        model, inputs, read, max_steps=max_steps, halt_threshold=halt_threshold
+    """Answer ``inputs`` (rows, length); ``choice`` picks among each row's ``tries``.
+
+    ``batch_size`` tries are in flight at most. One that is over leaves; the next that
+    may still matter takes its place: first the plain try of every row, then the second
+    of the rows that are not settled, and so on.
+    """
+    tries = tries or Tries()
+    choice = choice or Choice(len(inputs))
+    waiting = _waiting(len(inputs), len(tries), choice)
+    flight = None
+    with torch.inference_mode():
+        while True:
+            n_free = batch_size - (0 if flight is None else len(flight.rows))
+            entering = list(islice(waiting, n_free))
+            if entering:
+                flight = _board(flight, model, inputs, tries, entering)
+            if flight is None or not len(flight.rows):
+                break
+            flight = _step(
+                flight, model, read, tries, choice, max_steps, halt_threshold
+            )
+    return Solution(choice.answers, choice.confidence, choice.n_steps())
+
+
+def _waiting(n_rows: int, n_tries: int, choice: Choice) -> Iterator[tuple[int, int]]:
+    """Yield number and row of the tries still needed, plain ones first."""
+    for number in range(n_tries):
+        for row in range(n_rows):
+            if number <= choice.last_try[row]:
+                yield number, row
+
+
+def _board(
+    flight: Flight | None,
+    model: TinyRecursionModel,
+    inputs: Tensor,
+    tries: Tries,
+    entering: list[tuple[int, int]],
+) -> Flight:
+    """Return ``flight`` with the tries that are ``entering``."""
+    parts = [] if flight is None else [flight]
+    for number, group in groupby(entering, key=itemgetter(0)):
+        rows = np.array([row for _, row in group])
+        questions = inputs[torch.as_tensor(rows, device=inputs.device)]
+        questions = tries.see(questions, number).to(model.y_init.device)
+        start = tries.start(model, number)
+        carry = Carry(*(s.expand(len(rows), *s.shape[1:]) for s in start))
+        parts.append(Flight(rows, np.full(len(rows), number), questions, carry))
+    if len(parts) == 1:
+        return parts[0]
+    rows, numbers, questions, carries = zip(*parts, strict=True)
+    carry = Carry(*(torch.cat(states) for states in zip(*carries, strict=True)))
+    return Flight(
+        np.concatenate(rows), np.concatenate(numbers), torch.cat(questions), carry
     )
-    return last
+
+
+def _step(
+    flight: Flight,
+    model: TinyRecursionModel,
+    read: Callable[[Tensor], Tensor],
+    tries: Tries,
+    choice: Choice,
+    max_steps: int,
+    halt_threshold: float,
+) -> Flight:
+    """Think one step on; return the tries that are not over."""
+    rows, numbers = flight.rows, flight.numbers
+    output = model(flight.inputs, flight.carry)
+    choice.steps[rows, numbers] += 1
+    confidence = output.halt_logit.sigmoid().cpu().numpy()
+    halted = (confidence > halt_threshold) & choice.heeds_halting
+    over = halted | (choice.steps[rows, numbers] >= max_steps)
+    due = np.flatnonzero(over | (not choice.heeds_halting))
+    if len(due):
+        logits = output.answer_logits[torch.as_tensor(due, device=model.y_init.device)]
+        answers = read(logits).cpu().numpy()
+        for i, answer in zip(due, answers, strict=True):
+            over[i] |= choice.judge(
+                rows[i],
+                numbers[i],
+                tries.undo(answer, numbers[i]),
+                confidence[i],
+                halted[i],
+            )
+    going = ~over & (numbers <= choice.last_try[rows])
+    return flight._replace(carry=output.carry).select(going)
 
 
 class Verdict(NamedTuple):
@@ -120,22 +230,20 @@ def evaluate(
     max_steps: int,
     halt_threshold: float,
 ) -> Verdict:
-    """Solve all rows in batches and compare with ``labels`` (rows, length)."""
-    totals = torch.zeros(3, dtype=torch.float64)
-    for start in range(0, len(inputs), batch_size):
-        batch = slice(start, start + batch_size)
-        targets = labels[batch].long()
-        scored = targets != IGNORE_LABEL
-
-        for thought in think(
-            model, inputs[batch], max_steps=max_steps, halt_threshold=halt_threshold
-        ):
-            done = thought.rows[thought.halted]
-            logits = thought.answer_logits[thought.halted]
-            cells = (logits.argmax(dim=-1) == targets[done]) & scored[done]
-            share = cells.sum(dim=-1) / scored[done].sum(dim=-1).clamp(min=1)
-            exact = is_right(logits, targets[done]).sum()
-            totals += torch.tensor(
-                [exact.item(), share.sum().item(), thought.step * len(done)]
-            )
-    return Verdict(*(totals / len(inputs)).tolist())
+    """Solve all rows and compare with ``labels`` (rows, length)."""
+    solution = solve(
+        model,
+        inputs,
+        lambda logits: logits.argmax(dim=-1),
+        batch_size=batch_size,
+        max_steps=max_steps,
+        halt_threshold=halt_threshold,
+    )
+    targets = labels.cpu().numpy()
+    scored = targets != IGNORE_LABEL
+    right = (solution.answers == targets) & scored
+    share = right.sum(axis=1) / scored.sum(axis=1).clip(min=1)
+    exact = (right == scored).all(axis=1)
+    return Verdict(
+        float(exact.mean()), float(share.mean()), float(solution.n_steps.mean())
+    )

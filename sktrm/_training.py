@@ -5,6 +5,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -77,8 +78,9 @@ class DeepSupervisionNet(NeuralNet):
 
     Beside skorch's parameters it takes the ``slots``, the ``ema_decay`` (0 for no
     average), the learning rate's ``lr_schedule`` and ``lr_warmup_steps``,
-    ``max_grad_norm``, the ``halt_threshold`` of validation, and ``n_iter_no_change``
-    (None for no early stopping) with ``tol``.
+    ``max_grad_norm``, the ``max_steps`` and ``halt_threshold`` of validation,
+    ``max_time`` in seconds, and ``n_iter_no_change`` (None for no early stopping) with
+    ``tol``.
     """
 
     def __init__(
@@ -90,7 +92,9 @@ class DeepSupervisionNet(NeuralNet):
         lr_schedule: str,
         lr_warmup_steps: int,
         max_grad_norm: float | None,
+        max_steps: int,
         halt_threshold: float,
+        max_time: float | None = None,
         n_iter_no_change: int | None = None,
         tol: float = 0.0,
         **kwargs: Any,
@@ -101,7 +105,9 @@ class DeepSupervisionNet(NeuralNet):
         self.lr_schedule = lr_schedule
         self.lr_warmup_steps = lr_warmup_steps
         self.max_grad_norm = max_grad_norm
+        self.max_steps = max_steps
         self.halt_threshold = halt_threshold
+        self.max_time = max_time
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
 
@@ -132,6 +138,7 @@ class DeepSupervisionNet(NeuralNet):
         """
         self.planned_rows_ = n_rows
         self.rows_before_ = self.slots.n_started
+        self.began_ = perf_counter()
         self.best_verdict_: Verdict | None = None
         self.best_state_: dict[str, Tensor] | None = None
         self.n_epochs_since_best_ = 0
@@ -148,7 +155,7 @@ class DeepSupervisionNet(NeuralNet):
 
     def get_iterator(self, dataset: Rows, training: bool = False) -> Any:
         """Return an iterable over slots for training, the rows for validation."""
-        return _Epochs(self.slots, dataset) if training else dataset
+        return _Epochs(self, dataset) if training else dataset
 
     def train_step(self, batch: SlotBatch, **fit_params: Any) -> dict[str, Any]:
         """Figure 3, loop 3: one supervision step, one step of the optimiser."""
@@ -195,12 +202,23 @@ class DeepSupervisionNet(NeuralNet):
     def _set_lr(self) -> None:
         """Warm up over the first steps, then follow the schedule of rows started."""
         warmup = min(1.0, (self.n_optimizer_steps_ + 1) / max(1, self.lr_warmup_steps))
-        progress = 0.0
-        if self.planned_rows_ is not None:
-            started = self.slots.n_started - self.rows_before_
-            progress = min(1.0, started / self.planned_rows_)
+        progress = self._progress()
         for group in self.optimizer_.param_groups:
             group["lr"] = self.lr * warmup * LR_SCHEDULES[self.lr_schedule](progress)
+
+    def _progress(self) -> float:
+        """Return the share of the training that is over, by rows or by time."""
+        progress = self._share_of_time()
+        if self.planned_rows_ is not None:
+            started = self.slots.n_started - self.rows_before_
+            progress = max(progress, started / self.planned_rows_)
+        return min(1.0, progress)
+
+    def _share_of_time(self) -> float:
+        """Return the share of ``max_time`` that is over, 0 if there is no limit."""
+        if self.max_time is None:
+            return 0.0
+        return (perf_counter() - self.began_) / self.max_time
 
     def run_single_epoch(
         self, iterator: Any, training: bool, prefix: str, step_fn: Any, **kwargs: Any
@@ -219,7 +237,7 @@ class DeepSupervisionNet(NeuralNet):
             rows.inputs,
             rows.labels,
             batch_size=self.batch_size,
-            max_steps=self.slots.n_supervision_steps,
+            max_steps=self.max_steps,
             halt_threshold=self.halt_threshold,
         )
         for name, value in verdict._asdict().items():
@@ -244,6 +262,8 @@ class DeepSupervisionNet(NeuralNet):
             self._report()
             patience = self.n_iter_no_change
             if patience is not None and self.n_epochs_since_best_ >= patience:
+                raise EarlyStop
+            if self._share_of_time() >= 1:
                 raise EarlyStop
 
     def _report(self) -> None:
@@ -303,11 +323,14 @@ def _better(new: Verdict, old: Verdict, tol: float) -> bool:
 
 
 class _Epochs:
-    """Iterates over one epoch of the slots each time it is asked to."""
+    """Iterates over one epoch of the slots, or as far as time allows."""
 
-    def __init__(self, slots: Slots, rows: Rows) -> None:
-        self.slots = slots
+    def __init__(self, net: DeepSupervisionNet, rows: Rows) -> None:
+        self.net = net
         self.rows = rows
 
     def __iter__(self) -> Iterator[SlotBatch]:
-        return self.slots.epoch(self.rows)
+        for batch in self.net.slots.epoch(self.rows):
+            yield batch
+            if self.net._share_of_time() >= 1:
+                return

@@ -6,10 +6,12 @@ alike. Symbol permutation and the Sudoku group make 1,000 puzzles last: without 
 paper's network memorises its training set.
 """
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,6 +73,30 @@ class Transform(NamedTuple):
         """Return the transform that undoes this one."""
         return Transform(*(None if p is None else p.argsort(dim=1) for p in self))
 
+    def is_identity(self) -> bool:
+        """Tell whether this transform was made to do nothing."""
+        return self.cells is None and self.tokens is None
+
+    def then(self, other: "Transform") -> "Transform":
+        """Return the transform that does this one first, then ``other``."""
+        return Transform(
+            _then(self.cells, other.cells, reverse=True),
+            _then(self.tokens, other.tokens, reverse=False),
+        )
+
+    def expand(self, n_rows: int) -> "Transform":
+        """Return this transform, of one row, for each of ``n_rows`` rows."""
+        return Transform(*(None if p is None else p.expand(n_rows, -1) for p in self))
+
+
+def _then(
+    first: Tensor | None, second: Tensor | None, *, reverse: bool
+) -> Tensor | None:
+    """Compose two permutations of each row; None is the identity."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first.gather(1, second) if reverse else second.gather(1, first)
+
 
 class Augmentation:
     """Base of all augmentations; subclass it to write your own.
@@ -87,6 +113,19 @@ class Augmentation:
     ) -> Transform:
         """Draw one transform for each of ``n_rows`` rows, on ``generator``'s device."""
         raise NotImplementedError(f"{type(self).__name__} must implement draw().")
+
+
+def compose(
+    augmentations: Sequence[Augmentation],
+    n_rows: int,
+    space: TokenSpace,
+    generator: torch.Generator,
+) -> Transform:
+    """Draw transforms that apply all ``augmentations``, one after the other."""
+    transform = Transform()
+    for augmentation in augmentations:
+        transform = transform.then(augmentation.draw(n_rows, space, generator))
+    return transform
 
 
 def _permutations(*shape: int, generator: torch.Generator) -> Tensor:
@@ -226,3 +265,31 @@ def _grouped_permutations(
     groups = _permutations(n_rows, n_groups, generator=generator)
     within = _permutations(n_rows, n_groups, group_size, generator=generator)
     return (groups[:, :, None] * group_size + within).flatten(1)
+
+
+def find_symmetries(
+    inputs: np.ndarray, labels: np.ndarray, space: TokenSpace
+) -> list[Augmentation]:
+    """Return the Sudoku group if all rows are Sudokus or Latin squares to complete.
+
+    ``inputs`` and ``labels`` are tokens (n, length). Every answer must hold each symbol
+    once in each row, column and, if there are any, box, and must keep the symbols given
+    in its question.
+    """
+    side = math.isqrt(inputs.shape[1])
+    if space.canvas not in ((side, side), (side * side,)) or labels.shape[1] != side**2:
+        return []
+    symbols = np.array(sorted(space.answer_tokens))
+    given = np.isin(inputs, symbols)
+    if len(symbols) != side or side < 2 or (given & (inputs != labels)).any():
+        return []
+    grids = labels.reshape(-1, side, side)
+    boxes = [(h, side // h) for h in range(side // 2, 1, -1) if side % h == 0]
+    # Squarest boxes first; a box that is a row makes a Latin square.
+    boxes.sort(key=lambda box: (abs(box[0] - box[1]), box))
+    for height, width in (*boxes, (1, side)):
+        cut = grids.reshape(-1, side // height, height, side // width, width)
+        units = (grids, grids.swapaxes(1, 2), cut.swapaxes(2, 3).reshape(grids.shape))
+        if all((np.sort(unit, axis=2) == symbols).all() for unit in units):
+            return [SudokuGroup((height, width))]
+    return []

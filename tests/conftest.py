@@ -64,7 +64,12 @@ def trained(copies):
     """A solver of the copy task whose rows halt at different steps."""
     X, y = copies
     solver = tiny_solver(
-        hidden_size=64, n_supervision_steps=4, max_epochs=40, lr=3e-3, batch_size=50
+        hidden_size=64,
+        n_supervision_steps=4,
+        max_steps=4,
+        max_epochs=40,
+        lr=3e-3,
+        batch_size=50,
     ).fit(X, y)
     # Of a task this easy, every row would halt at the first step: ask for more.
     solver.halt_threshold = float(np.median(next(solver.staged_solve(X)).confidence))

@@ -11,6 +11,8 @@ from sktrm.augmentation import (
     SudokuGroup,
     SymbolPermutation,
     TokenSpace,
+    Transform,
+    find_symmetries,
 )
 from sktrm.datasets import make_sudoku
 
@@ -116,3 +118,36 @@ def test_dihedral_keeps_neighbours():
 def test_an_augmentation_must_draw():
     with pytest.raises(NotImplementedError, match="must implement draw"):
         Augmentation().draw(1, None, None)
+
+
+def test_composed_transforms_act_one_after_the_other():
+    inputs, _, space, _ = task((2, 2))
+    generator = torch.Generator().manual_seed(0)
+    first = Dihedral().draw(N, space, generator)
+    second = SudokuGroup((2, 2)).draw(N, space, generator)
+    for a, b in [(first, second), (second, first), (first, Transform())]:
+        assert (a.then(b)(inputs) == b(a(inputs))).all()
+
+
+@pytest.mark.parametrize("box", [(2, 2), (2, 3), (3, 2), (3, 3), (1, 5)])
+def test_symmetries_of_sudokus_and_latin_squares_are_found(box):
+    inputs, labels, space, _ = task(box)
+    found = find_symmetries(inputs.numpy(), labels.numpy(), space)
+    assert found == [SudokuGroup(box)]
+    flat = space._replace(canvas=(inputs.shape[1],))
+    assert find_symmetries(inputs.numpy(), labels.numpy(), flat) == found
+
+
+def test_symmetries_are_not_found_where_there_are_none():
+    inputs, labels, space, _ = task((2, 2))
+    inputs, labels = inputs.numpy(), labels.numpy()
+    wrong = labels.copy()
+    wrong[3, :2] = wrong[3, 1::-1]  # one answer is no Sudoku
+    assert find_symmetries(inputs, wrong, space) == []
+    changed = inputs.copy()
+    clue = np.isin(inputs[3], space.answer_tokens).argmax()
+    one, other = space.answer_tokens[:2]
+    changed[3, clue] = other if inputs[3, clue] == one else one
+    assert find_symmetries(changed, labels, space) == []  # a clue is not kept
+    ragged = space._replace(canvas=None)
+    assert find_symmetries(inputs, labels, ragged) == []

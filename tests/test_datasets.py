@@ -7,6 +7,7 @@ from test_augmentation import is_solved
 
 from sktrm.datasets import (
     is_shortest_path,
+    is_valid_path,
     load_maze,
     load_sudoku,
     make_maze,
@@ -99,10 +100,18 @@ def test_what_counts_as_a_shortest_path(answer, valid):
     assert is_shortest_path(maze("S  ", "#  ", "  G"), answer) == valid
 
 
-def test_a_detour_is_no_shortest_path():
-    question = maze("S    ", "## ##", "G    ")
-    detour = maze("Soooo", "##o##", "Goo  ")
+def test_a_detour_is_a_path_but_no_shortest_one():
+    question = maze("S    ", "   ##", "G    ")
+    detour = maze("So   ", " o ##", "Go   ")
+    assert is_valid_path(question, detour)
     assert not is_shortest_path(question, detour)
+    assert is_shortest_path(question, maze("S    ", "o  ##", "G    "))
+
+
+def test_marks_off_the_path_are_no_path():
+    question = maze("S    ", "## ##", "G    ")
+    assert not is_valid_path(question, maze("Soooo", "##o##", "Goo  "))
+    assert is_valid_path(question, maze("Soo  ", "##o##", "Goo  "))
 
 
 def test_an_impossible_maze_is_refused():

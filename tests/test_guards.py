@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 # Imports point down: a module may import from its own layer and those below.
 LAYERS = [
     {"nn"},
-    {"_device", "augmentation", "_inference", "_slots", "_training"},
+    {"_device", "augmentation", "_inference", "_slots", "_training", "_tries"},
     {"_encoding", "datasets", "metrics", "_base"},
     {"_answers", "_solver", "inspection"},
     {"__init__"},

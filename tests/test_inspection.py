@@ -33,7 +33,7 @@ def test_changed_cells_are_marked():
 
 
 def test_plot_draws_question_and_steps(sudokus):
-    solver = tiny_solver(max_epochs=1, n_supervision_steps=3).fit(*sudokus)
+    solver = tiny_solver(max_epochs=1, max_steps=3).fit(*sudokus)
     display = RecursionDisplay.from_estimator(solver, sudokus[0][0], max_columns=3)
     titles = [ax.get_title() for ax in display.axes_]
     assert titles[0] == "question"

@@ -239,3 +239,13 @@ def test_training_holds_the_data_once():
     slots = solver.net_.slots
     assert slots.data[0].shape == (100, 81)
     assert slots.data[0].element_size() == 1  # a byte a cell: ten symbols fit
+
+
+def test_time_ends_training_with_a_validated_epoch(copies):
+    X, y = copies
+    solver = tiny_solver(max_epochs=10**6, max_time=0.3, lr_warmup_steps=0, lr=2e-3)
+    solver.fit(X, y, X_val=X[:20], y_val=y[:20])
+    assert 0 < solver.n_iter_ < 10**6
+    assert "valid_exact_match" in solver.history_[-1]
+    # The schedule follows the time: the rate is near the end of the cosine.
+    assert solver.net_.optimizer_.param_groups[0]["lr"] < 0.3 * solver.lr

@@ -40,6 +40,56 @@ def shortest_path(free: np.ndarray, start: int, goal: int) -> list[int] | None:
     return path
 
 
+def _path_length(maze: np.ndarray, answer: np.ndarray) -> int | None:
+    """Return the moves of the one path that ``answer`` marks, None if it is no path."""
+    marked = answer == PATH
+    if maze.shape != answer.shape or (np.where(marked, FREE, answer) != maze).any():
+        return None
+    start, goal = (np.flatnonzero(maze == end) for end in (START, GOAL))
+    if len(start) != 1 or len(goal) != 1:
+        return None
+    on_path = marked | np.isin(maze, (START, GOAL))
+    taken = shortest_path(on_path, int(start[0]), int(goal[0]))
+    # As many marks as the way through them has cells: none is off the path.
+    if taken is None or len(taken) != int(marked.sum()) + 2:
+        return None
+    return len(taken) - 1
+
+
+def is_valid_path(maze: np.ndarray, answer: np.ndarray) -> bool:
+    """Tell whether ``answer`` marks one path from start to goal, of any length.
+
+    It needs no labelled path to compare with, so it can choose among tries:
+    ``solver.predict(X, n_rollouts=16, verifier=is_valid_path)``.
+
+    Parameters
+    ----------
+    maze : ndarray of shape (height, width), str
+        ``#`` wall, `` `` free, ``S`` start, ``G`` goal.
+    answer : ndarray of shape (height, width), str
+        The maze with ``o`` on the cells between ``S`` and ``G``.
+
+    Returns
+    -------
+    valid : bool
+        False also if ``answer`` has another size, moves a wall or an end, or marks
+        cells that are not on the path.
+
+    See Also
+    --------
+    is_shortest_path : Asks, too, that there be no shorter one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktrm.datasets import is_valid_path
+    >>> maze = np.array([["S", " "], [" ", "G"]])
+    >>> is_valid_path(maze, np.array([["S", "o"], [" ", "G"]]))
+    True
+    """
+    return _path_length(maze, answer) is not None
+
+
 def is_shortest_path(maze: np.ndarray, answer: np.ndarray) -> bool:
     """Tell whether ``answer`` marks one shortest path through ``maze``.
 
@@ -56,6 +106,10 @@ def is_shortest_path(maze: np.ndarray, answer: np.ndarray) -> bool:
         False also if ``answer`` has another size, moves a wall or an end, or marks
         more cells than one path.
 
+    See Also
+    --------
+    is_valid_path : Asks for a path of any length.
+
     Examples
     --------
     >>> import numpy as np
@@ -64,19 +118,13 @@ def is_shortest_path(maze: np.ndarray, answer: np.ndarray) -> bool:
     >>> is_shortest_path(maze, np.array([["S", "o"], ["o", "G"]]))
     False
     """
-    marked = answer == PATH
-    if maze.shape != answer.shape or (np.where(marked, FREE, answer) != maze).any():
+    length = _path_length(maze, answer)
+    if length is None:
         return False
-    start, goal = (np.flatnonzero(maze == end) for end in (START, GOAL))
-    if len(start) != 1 or len(goal) != 1:
-        return False
-    ends = int(start[0]), int(goal[0])
-    best = shortest_path(maze != WALL, *ends)
-    taken = shortest_path(marked | np.isin(maze, (START, GOAL)), *ends)
-    if best is None or taken is None:
-        return False
-    # As many marks as the shortest path has cells: none is off the path.
-    return len(taken) == len(best) == int(marked.sum()) + 2
+    start, goal = (int((maze == end).argmax()) for end in (START, GOAL))
+    best = shortest_path(maze != WALL, start, goal)
+    assert best is not None
+    return length == len(best) - 1
 
 
 def make_maze(

@@ -1,5 +1,6 @@
 """Sudokus: a generator of puzzles with one solution, and a reader of CSV files."""
 
+import math
 from os import PathLike
 from typing import Any
 
@@ -222,6 +223,64 @@ def _make_one(
         f"No Sudoku of side {rules.side} with n_clues={n_clues} was found in "
         f"{_MAX_ATTEMPTS} attempts; ask for more clues."
     )
+
+
+def square_box(side: int) -> tuple[int, int]:
+    """Return height and width of the box closest to a square, wider than high."""
+    height = max(h for h in range(1, int(side**0.5) + 1) if side % h == 0)
+    return height, side // height
+
+
+def is_solved_sudoku(
+    puzzle: np.ndarray, answer: np.ndarray, *, box: tuple[int, int] | None = None
+) -> bool:
+    """Tell whether ``answer`` keeps the clues of ``puzzle`` and obeys the rules.
+
+    It needs no solution to compare with, so it can choose among tries:
+    ``solver.predict(X, n_rollouts=16, verifier=is_solved_sudoku)``.
+
+    Parameters
+    ----------
+    puzzle : ndarray of shape (side, side) or (side * side,), int
+        Clues, 0 for a blank.
+    answer : ndarray of the shape of ``puzzle``, int
+        Digits 1 to ``side``.
+    box : (int, int), default=None
+        Height and width of a box. None takes the box closest to a square, wider than
+        high: (3, 3) for side 9, (2, 3) for side 6.
+
+    Returns
+    -------
+    solved : bool
+        False also if ``answer`` has another size than ``puzzle``.
+
+    Raises
+    ------
+    ValueError
+        If ``puzzle`` is no square grid, or not of the side that ``box`` implies.
+
+    Examples
+    --------
+    >>> from sktrm.datasets import is_solved_sudoku, make_sudoku
+    >>> X, y = make_sudoku(1, box=(2, 2), random_state=0)
+    >>> is_solved_sudoku(X[0], y[0]), is_solved_sudoku(X[0], y[0][::-1])
+    (True, False)
+    """
+    puzzle, answer = np.asarray(puzzle), np.asarray(answer)
+    side = math.isqrt(puzzle.size)
+    height, width = square_box(side) if box is None and side else box or (0, 0)
+    if side**2 != puzzle.size or side != height * width:
+        raise ValueError(
+            f"puzzle must be a square grid whose side is that of box={box}, got "
+            f"shape {puzzle.shape}."
+        )
+    if answer.shape != puzzle.shape or ((puzzle != 0) & (answer != puzzle)).any():
+        return False
+    grid = answer.reshape(side, side)
+    boxes = grid.reshape(side // height, height, side // width, width)
+    units = (grid, grid.T, boxes.swapaxes(1, 2).reshape(side, side))
+    digits = np.arange(1, side + 1)
+    return all((np.sort(lines, axis=1) == digits).all() for lines in units)
 
 
 def load_sudoku(

@@ -44,8 +44,25 @@ def swiglu_width(size: int, expansion: float, multiple: int = 256) -> int:
     return math.ceil(round(expansion * size * 2 / 3) / multiple) * multiple
 
 
-class Linear(nn.Module):
-    """A linear map whose float32 weight is used in the precision of its input."""
+class Weighted(nn.Module):
+    """Holds a weight and uses it in the precision of what it is applied to."""
+
+    weight: nn.Parameter
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self._cast: Tensor | None = None
+
+    def weight_as(self, h: Tensor) -> Tensor:
+        """Return the weight in the precision of ``h``."""
+        if self._cast is not None and self._cast.dtype == h.dtype:
+            return self._cast
+        return self.weight.to(h.dtype)
+
+
+class Linear(Weighted):
+    """A linear map of the last axis."""
 
     def __init__(
         self,
@@ -55,29 +72,24 @@ class Linear(nn.Module):
         bias: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(
+        super().__init__(
             truncated_normal(n_out, n_in, std=n_in**-0.5, generator=generator)
         )
         self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
-        self._cast: Tensor | None = None
 
     def forward(self, h: Tensor) -> Tensor:
         """Map the last axis from ``n_in`` to ``n_out``."""
-        weight = self._cast
-        if weight is None or weight.dtype != h.dtype:
-            weight = self.weight.to(h.dtype)
         bias = None if self.bias is None else self.bias.to(h.dtype)
-        return F.linear(h, weight, bias)
+        return F.linear(h, self.weight_as(h), bias)
 
 
 @contextmanager
 def weights_cast_once(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Cast the weights of all linear maps to ``dtype`` for the time of a step.
+    """Cast all weights of ``module`` to ``dtype`` for the time of a step.
 
     Otherwise each of the T(n + 1) calls of the network would cast them anew.
     """
-    layers = [m for m in module.modules() if isinstance(m, Linear)]
+    layers = [m for m in module.modules() if isinstance(m, Weighted)]
     for layer in layers:
         layer._cast = layer.weight.to(dtype)
     try:

@@ -1,6 +1,8 @@
 """The recursion of the paper's Figure 3: loops 1 and 2, and the two heads."""
 
 import math
+import warnings
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -30,6 +32,18 @@ class Carry(NamedTuple):
         """Return the state of some rows, given by mask or index."""
         return Carry(self.y[rows], self.z[rows])
 
+    def noisy(self, deviation: float, generator: torch.Generator | None) -> "Carry":
+        """Return the state plus independent normal numbers."""
+        device = None if generator is None else generator.device
+        return Carry(
+            *(
+                s
+                + deviation
+                * torch.randn(s.shape, generator=generator, device=device).to(s)
+                for s in self
+            )
+        )
+
 
 class StepOutput(NamedTuple):
     """Result of one supervision step."""
@@ -57,6 +71,7 @@ class Embedding(nn.Module):
         super().__init__()
         self.hidden_size = hidden_size
         self.n_prefix_tokens = n_prefix_tokens
+        self.state_shape = (n_prefix_tokens + length, hidden_size)
         # Written at 1 / sqrt(size) and scaled up again: the optimiser then takes
         # larger relative steps, as in the authors' code.
         self.scale = math.sqrt(hidden_size)
@@ -155,6 +170,8 @@ class TinyRecursionModel(nn.Module):
     ) -> None:
         super().__init__()
         self.embedding = embedding
+        # Of a row of x, y or z.
+        self.state_shape: tuple[int, ...] = embedding.state_shape  # type: ignore[assignment]
         self.net = net
         self.answer_head = answer_head
         self.halt_head = halt_head
@@ -162,6 +179,8 @@ class TinyRecursionModel(nn.Module):
         self.n_latent_recursions = n_latent_recursions
         self.n_deep_recursions = n_deep_recursions
         self.dtype = dtype
+        # A number of rows, and ``net`` compiled for batches of so many.
+        self._compiled: tuple[int, Callable[[Tensor], Tensor]] | None = None
         for name in ("y_init", "z_init"):
             start = truncated_normal(hidden_size, std=1.0, generator=generator)
             self.register_buffer(name, start)
@@ -229,20 +248,31 @@ class TinyRecursionModel(nn.Module):
             generator=generator,
         )
 
-    def initial_carry(self, x: Tensor) -> Carry:
-        """Return the state before the first supervision step, shaped like ``x``."""
-        return Carry(
-            self.y_init.to(x.dtype).expand_as(x), self.z_init.to(x.dtype).expand_as(x)
-        )
+    def initial_carry(
+        self,
+        n_rows: int,
+        noise: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> Carry:
+        """Return the state of ``n_rows`` before the first supervision step.
 
-    def start(self, x: Tensor, carry: Carry | None, fresh: Tensor | None) -> Carry:
+        ``noise`` is the deviation of normal numbers from ``generator`` added to it.
+        """
+        shape = (n_rows, *self.state_shape)
+        dtype = self.dtype or next(self.parameters()).dtype
+        start = Carry(
+            self.y_init.to(dtype).expand(shape), self.z_init.to(dtype).expand(shape)
+        )
+        return start.noisy(noise, generator) if noise else start
+
+    def start(self, n_rows: int, carry: Carry | None, fresh: Tensor | None) -> Carry:
         """Return ``carry``, with the rows marked ``fresh`` put to the initial state."""
-        initial = self.initial_carry(x)
+        initial = self.initial_carry(n_rows)
         if carry is None:
             return initial
         if fresh is None:
             return carry
-        fresh = fresh.view(-1, *[1] * (x.dim() - 1))
+        fresh = fresh.view(-1, *[1] * (initial.y.dim() - 1))
         return Carry(
             torch.where(fresh, initial.y, carry.y),
             torch.where(fresh, initial.z, carry.z),
@@ -250,10 +280,34 @@ class TinyRecursionModel(nn.Module):
 
     def latent_recursion(self, x: Tensor, y: Tensor, z: Tensor) -> Carry:
         """Loop 1 of Figure 3: update z n times given x, y, z; then y given y, z."""
+        net = self._net_for(len(x))
         for _ in range(self.n_latent_recursions):
-            z = self.net(x + y + z)
-        y = self.net(y + z)
+            z = net(x + y + z)
+        y = net(y + z)
         return Carry(y, z)
+
+    def compile_net(self, n_rows: int) -> None:
+        """Compile ``net`` for batches of ``n_rows``; others go on as they are.
+
+        Takes some ten seconds for the first model of a size. Copies of the model must
+        be made before: they would share what is compiled. Warns and changes nothing
+        where torch cannot compile.
+        """
+        compiled = torch.compile(self.net.forward, dynamic=False)
+        try:
+            with torch.no_grad():
+                compiled(self.initial_carry(n_rows).y)
+        # Whatever is missing, from a C++ compiler to a writable cache: go on without.
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0]
+            warnings.warn(f"Could not compile the network: {reason}", stacklevel=2)
+            return
+        self._compiled = (n_rows, compiled)
+
+    def _net_for(self, n_rows: int) -> Callable[[Tensor], Tensor]:
+        if self._compiled is not None and self._compiled[0] == n_rows:
+            return self._compiled[1]
+        return self.net
 
     def deep_recursion(self, x: Tensor, y: Tensor, z: Tensor) -> Carry:
         """Loop 2 of Figure 3: T - 1 latent recursions without gradient, one with."""
@@ -281,6 +335,6 @@ class TinyRecursionModel(nn.Module):
         """
         x = self.embed(inputs, task_ids)
         with weights_cast_once(self.net, x.dtype):
-            y, z = self.deep_recursion(x, *self.start(x, carry, fresh))
+            y, z = self.deep_recursion(x, *self.start(len(x), carry, fresh))
         answer_logits = self.answer_head(y)[:, self.n_prefix_tokens :]
         return StepOutput(Carry(y, z).detach(), answer_logits, self.halt_head(y))

@@ -1,0 +1,114 @@
+"""Train on real Sudokus for a given time; then solve unseen ones, longer and oftener.
+
+``python benchmarks/sudoku.py train.csv --budget 1800 [--test test.csv]`` holds out some
+puzzles to choose the weights by and, without ``--test``, some to test with, no solution
+in two parts. Prints one table: exact match on the test puzzles by steps and by tries.
+"""
+
+import argparse
+import json
+import pickle
+import time
+
+import numpy as np
+from sklearn.model_selection import GroupShuffleSplit
+
+from sktrm import TRMSolver
+from sktrm.datasets import is_solved_sudoku, load_sudoku
+
+
+def read_arguments():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("train", help="CSV file: source, question, answer, rating")
+    parser.add_argument("--test", help="CSV file of test puzzles")
+    parser.add_argument("--n-test", type=int, default=1000)
+    parser.add_argument("--n-validation", type=int, default=100)
+    parser.add_argument(
+        "--passes", type=int, default=1, help="over the puzzles between validations"
+    )
+    parser.add_argument("--max-rating", type=float, default=np.inf)
+    parser.add_argument("--budget", type=float, help="seconds of training")
+    parser.add_argument("--set", default="{}", help="parameters of TRMSolver, as JSON")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", help="append every figure to this file, as JSON lines")
+    parser.add_argument("--save", help="pickle the solver into this file")
+    return parser.parse_args()
+
+
+def split(X, y, n_held_out, seed):
+    """Hold out about ``n_held_out`` rows; a solution is in one part alone."""
+    _, solution = np.unique(y.reshape(len(y), -1), axis=0, return_inverse=True)
+    splitter = GroupShuffleSplit(1, test_size=n_held_out / len(y), random_state=seed)
+    kept, held_out = next(splitter.split(X, groups=solution))
+    return (X[kept], y[kept]), (X[held_out], y[held_out])
+
+
+def interval(share, n):
+    """Return Wilson's 95 % interval of a share of ``n``."""
+    z = 1.96
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    return centre - half, centre + half
+
+
+def ways(n_steps):
+    """Yield a name and parameters for each way to predict."""
+    for times in (1, 2, 4, 8):
+        yield f"{times * n_steps} steps", {"max_steps": times * n_steps}
+    yield "16 tries, first that halts", {"n_rollouts": 16}
+    yield "16 views, vote", {"augment_votes": 16}
+    yield "verifier", {"verifier": is_solved_sudoku}
+    yield "16 tries, verifier", {"n_rollouts": 16, "verifier": is_solved_sudoku}
+    yield "16 views, verifier", {"augment_votes": 16, "verifier": is_solved_sudoku}
+
+
+def main():
+    args = read_arguments()
+    bunch = load_sudoku(args.train)
+    easy = bunch.rating <= args.max_rating
+    train = bunch.data[easy], bunch.target[easy]
+    if args.test:
+        X, y = load_sudoku(args.test, return_X_y=True)
+        rows = np.random.RandomState(args.seed).permutation(len(X))[: args.n_test]
+        test = X[rows], y[rows]
+    else:
+        train, test = split(*train, args.n_test, args.seed)
+    train, validation = split(*train, args.n_validation, args.seed)
+    parameters = {"symbols": "interchangeable", "max_epochs": 10**6}
+    parameters.update(json.loads(args.set))
+    if args.budget:
+        parameters["max_time"] = args.budget
+    solver = TRMSolver(random_state=args.seed, verbose=1, **parameters)
+    rows = np.tile(np.arange(len(train[0])), args.passes)
+    start = time.perf_counter()
+    solver.fit(train[0][rows], train[1][rows], X_val=validation[0], y_val=validation[1])
+    seconds = time.perf_counter() - start
+    if args.save:
+        with open(args.save, "wb") as file:
+            pickle.dump(solver, file)
+    n_parameters = sum(p.numel() for p in solver.module_.parameters())
+    print(
+        f"{len(train[0])} puzzles, {seconds:.0f} s, {n_parameters} parameters, "
+        f"validation {solver.validation_score_:.3f}; {len(test[0])} to test with"
+    )
+    print(f"{'way':<30}{'exact match':<14}{'95 %':<16}{'steps':<8}seconds")
+    for name, how in ways(solver.n_supervision_steps):
+        start = time.perf_counter()
+        solutions = solver.solve(test[0], **how)
+        took = time.perf_counter() - start
+        exact = float((solutions.answers == test[1]).all(axis=(1, 2)).mean())
+        low, high = interval(exact, len(test[0]))
+        steps = float(solutions.n_steps.mean())
+        bounds = f"{low:.3f} to {high:.3f}"
+        print(
+            f"{name:<30}{exact:<14.4f}{bounds:<16}{steps:<8.2f}{took:.0f}", flush=True
+        )
+        if args.out:
+            row = {**vars(args), "seconds": seconds, "n_parameters": n_parameters}
+            row.update(way=name, exact_match=exact, mean_steps=steps, predict_s=took)
+            with open(args.out, "a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()

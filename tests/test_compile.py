@@ -1,0 +1,71 @@
+"""A compiled network is the same network, and nothing breaks where there is none."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_solver
+
+from sktrm import TRMSolver
+from sktrm._device import has_cxx_compiler
+
+
+def losses(X, y, **parameters):
+    solver = tiny_solver(
+        symbols="interchangeable", max_epochs=4, dtype="float64", **parameters
+    )
+    solver.fit(X, y)
+    return solver, [epoch["train_loss"] for epoch in solver.history_]
+
+
+@pytest.mark.skipif(not has_cxx_compiler(), reason="torch has no C++ compiler here")
+def test_compiled_training_is_the_plain_one(sudokus):
+    with warnings.catch_warnings():
+        # torch's own, while it compiles.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        compiled, its_losses = losses(*sudokus, compile=True)
+    plain, expected = losses(*sudokus, compile=False)
+    np.testing.assert_allclose(its_losses, expected, rtol=1e-9)
+    rows, _ = compiled.net_.module_._compiled
+    assert rows == compiled.batch_size
+    assert plain.net_.module_._compiled is None
+    assert (compiled.predict(sudokus[0]) == plain.predict(sudokus[0])).all()
+    # Names of the weights stay, so that pickles and state dicts are exchangeable.
+    assert list(compiled.net_.module_.state_dict()) == list(plain.module_.state_dict())
+
+
+def test_without_a_compiler_training_goes_on_with_a_warning(sudokus, monkeypatch):
+    def broken(function, **options):
+        def call(*args):
+            raise RuntimeError("no compiler\nand a long story")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.warns(UserWarning, match="Could not compile the network: no compiler$"):
+        solver, _ = losses(*sudokus, compile=True)
+    assert solver.net_.module_._compiled is None
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not has_cxx_compiler()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "n_rows", "worth"),
+    [
+        ({"symbols": [1, 2]}, 10**5, True),
+        ({"symbols": [1, 2]}, 300 * 16 - 1, False),
+        ({"symbols": [1, 2], "max_time": 30.0}, 10**5, False),
+        ({"symbols": [1, 2], "mixer": "attention"}, 10**5, False),
+        ({"symbols": [1, 2], "compile": False}, 10**5, False),
+        ({}, 10**5, False),
+        ({"compile": True}, 1, True),
+    ],
+    ids=str,
+)
+def test_what_is_worth_compiling(sudokus, monkeypatch, parameters, n_rows, worth):
+    monkeypatch.setattr("sktrm._solver.has_cxx_compiler", lambda: True)
+    solver: TRMSolver = tiny_solver(max_epochs=1).fit(*sudokus)
+    solver.set_params(**parameters)
+    solver._sizes = {**solver._model_sizes()}
+    assert solver._is_worth_compiling(n_rows) == worth

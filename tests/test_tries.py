@@ -1,0 +1,268 @@
+"""Several tries at a question, and the choice among them."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_solver
+
+from sktrm._inference import solve
+from sktrm._tries import Choice, Tries, Verified, Vote
+from sktrm.augmentation import (
+    Dihedral,
+    SudokuGroup,
+    SymbolPermutation,
+    TokenSpace,
+    compose,
+)
+from sktrm.datasets import is_solved_sudoku, make_sudoku
+
+
+@pytest.fixture(scope="module")
+def puzzles():
+    """Harder 4 x 4 Sudokus, (60, 4, 4)."""
+    return make_sudoku(60, box=(2, 2), n_clues=5, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def guesser(puzzles):
+    """A solver of Sudokus that is right now and then, in float64."""
+    X, y = puzzles
+    return tiny_solver(
+        symbols="interchangeable",
+        augmentation=SudokuGroup((2, 2)),
+        max_epochs=30,
+        n_supervision_steps=4,
+        max_steps=4,
+        dtype="float64",
+        lr=5e-3,
+        halt_threshold=0.6,
+    ).fit(X, y)
+
+
+def test_a_view_is_undone():
+    space = TokenSpace((4, 4), 6, {d: d + 1 for d in range(5)}, (2, 3, 4, 5))
+    draw = torch.Generator().manual_seed(1)
+    views = [
+        compose(a, 1, space, draw)
+        for a in ([], [SudokuGroup((2, 2))], [Dihedral(), SymbolPermutation()])
+    ]
+    tries = Tries(2, views=views)
+    assert len(tries) == 6
+    questions = torch.randint(1, 6, (5, 16), generator=draw)
+    for number in range(6):
+        seen = tries.see(questions, number)
+        assert bool((seen != questions).any()) == (number % 3 > 0)
+        for question, view in zip(questions.numpy(), seen.numpy(), strict=True):
+            assert (tries.undo(view, number) == question).all()
+    # A negative token, "no cell here", stays one.
+    assert (tries.undo(-seen[0].numpy(), 5) < 0).all()
+
+
+ENDS = [  # number, answer, confidence, halted
+    (0, 7, 0.3, False),
+    (1, 8, 0.9, False),
+    (2, 7, 0.5, True),
+    (3, 9, 0.99, True),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "answer", "confidence", "last_try"),
+    [
+        (lambda: Choice(1, 4), 7, 0.5, 2),
+        (lambda: Vote(1, 4), 7, 0.5, 3),
+        (lambda: Verified(1, 4, lambda row, answer: answer[0] == 8), 8, 0.9, 1),
+        (lambda: Verified(1, 4, lambda row, answer: False), 9, 0.99, 3),
+    ],
+    ids=["confidence", "vote", "accepted", "never accepted"],
+)
+def test_the_choice_does_not_depend_on_which_try_ends_first(
+    make, answer, confidence, last_try
+):
+    for order in itertools.permutations(ENDS):
+        choice = make()
+        for number, value, sure, halted in order:
+            choice.judge(0, number, np.array([value]), sure, halted)
+        assert choice.answers[0] == answer
+        assert choice.confidence[0] == np.float32(confidence)
+        assert choice.last_try[0] == last_try
+
+
+def test_a_vote_of_equals_goes_to_the_surer():
+    vote = Vote(1, 4)
+    for number, (value, sure) in enumerate([(5, 0.1), (6, 0.4), (5, 0.3), (6, 0.2)]):
+        vote.judge(0, number, np.array([value]), sure, False)
+    assert vote.answers[0] == 6
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"n_rollouts": 4},
+        {"n_rollouts": 5, "choose": "vote"},
+        {"augment_votes": 3},
+        {"n_rollouts": 2, "augment_votes": 2, "verifier": is_solved_sudoku},
+    ],
+    ids=str,
+)
+def test_a_row_is_answered_alike_whatever_is_around_it(guesser, puzzles, how):
+    X, _ = puzzles
+    reference = guesser.solve(X, **how)
+    assert len(np.unique(reference.n_steps)) > 1 or "augment_votes" in how
+    order = np.random.RandomState(0).permutation(len(X))
+    for batch_size in (3, 1000):
+        guesser.batch_size = batch_size
+        answers, confidence, n_steps = guesser.solve(X[order], **how)
+        guesser.batch_size = 16
+        assert (answers == reference.answers[order]).all()
+        assert (n_steps == reference.n_steps[order]).all()
+        np.testing.assert_allclose(confidence, reference.confidence[order], rtol=1e-5)
+
+
+def test_one_try_is_the_plain_prediction(guesser, puzzles):
+    X, _ = puzzles
+    plain = guesser.solve(X)
+    *_, staged = guesser.staged_solve(X)
+    for one, other in zip(plain, staged, strict=True):
+        np.testing.assert_allclose(one, other)
+
+
+def test_more_tries_and_a_verifier_only_help(guesser, puzzles):
+    X, y = puzzles
+    scores = [
+        guesser.score(X, y, n_rollouts=k, verifier=is_solved_sudoku) for k in (1, 4, 16)
+    ]
+    assert scores[0] >= guesser.score(X, y)
+    assert scores == sorted(scores)
+    assert scores[2] > scores[0]
+
+
+def test_rows_stop_when_the_verifier_accepts(guesser, puzzles):
+    X, _ = puzzles
+    asked = []
+
+    def anything(question, answer):
+        asked.append((question, answer))
+        return True
+
+    solutions = guesser.solve(X, n_rollouts=8, verifier=anything)
+    assert (solutions.n_steps == 1).all()
+    # Second tries of the last rows were on their way when these were accepted.
+    assert len(X) <= len(asked) < len(X) + guesser.batch_size
+    question, answer = asked[0]
+    assert question.shape == answer.shape == (4, 4)
+    assert question.dtype == answer.dtype == X.dtype
+    assert (question == X[0]).all()
+
+
+def test_a_verifier_that_never_accepts_leaves_the_most_confident(guesser, puzzles):
+    X, _ = puzzles
+    solutions = guesser.solve(X, n_rollouts=3, verifier=lambda *pair: False)
+    assert (solutions.n_steps == 3 * guesser.n_supervision_steps).all()
+    assert (solutions.confidence >= guesser.solve(X).confidence).all()
+
+
+def test_views_of_an_equivariant_network_agree(guesser, puzzles):
+    X, _ = puzzles
+    turned = tiny_solver(**{**guesser.get_params(), "augmentation": None})
+    turned.__dict__.update(
+        {k: v for k, v in vars(guesser).items() if k.endswith("_") or k[0] == "_"}
+    )
+    turned.augmentation = SymbolPermutation()
+    (plain, votes) = (turned.solve(X, augment_votes=k) for k in (1, 5))
+    assert (plain.answers == votes.answers).all()
+    assert (votes.n_steps == 5 * plain.n_steps).all()
+
+
+def test_no_more_tries_are_in_flight_than_a_batch(guesser, puzzles, monkeypatch):
+    X, _ = puzzles
+    sizes = []
+    forward = type(guesser.module_).forward
+
+    def spy(self, inputs, *args, **kwargs):
+        sizes.append(len(inputs))
+        return forward(self, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(type(guesser.module_), "forward", spy)
+    guesser.solve(X, n_rollouts=20, choose="vote")
+    assert max(sizes) == guesser.batch_size
+    # All but the last batches are full: those who leave are replaced at once.
+    assert sum(size < guesser.batch_size for size in sizes) <= 4
+
+
+def test_tries_that_cannot_matter_are_not_made(guesser, puzzles):
+    X, _ = puzzles
+    guesser.halt_threshold = 0.0
+    try:
+        assert (guesser.solve(X, n_rollouts=50).n_steps == 1).all()
+    finally:
+        guesser.halt_threshold = 0.6
+
+
+def test_questions_on_the_device_or_not(guesser, puzzles):
+    inputs = torch.as_tensor(guesser._encoder.encode_X(puzzles[0]))
+    limits = {"batch_size": 7, "max_steps": 2, "halt_threshold": 0.5}
+    solution = solve(
+        guesser.module_, inputs, lambda logits: logits.argmax(-1), **limits
+    )
+    assert solution.answers.shape == (60, 16)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"n_rollouts": 0}, "n_rollouts must be an int >= 1, got 0"),
+        ({"n_rollouts": 2.0}, "n_rollouts must be an int >= 1, got 2.0"),
+        ({"augment_votes": -1}, "augment_votes must be an int >= 1, got -1"),
+        ({"choose": "best"}, "choose must be 'auto', 'confidence' or 'vote'"),
+        ({"verifier": "sudoku"}, "verifier must be a callable"),
+        ({"verifier": lambda X, y: y == X}, "verifier must return True or False"),
+        ({"verifier": lambda X, y: None}, "must return True or False for a row, got N"),
+    ],
+)
+def test_bad_ways_to_try(guesser, puzzles, how, message):
+    with pytest.raises(ValueError, match=message):
+        guesser.solve(puzzles[0], **how)
+
+
+def test_votes_need_an_augmentation(trained, copies):
+    with pytest.raises(ValueError, match="augment_votes=4 needs transforms"):
+        trained.predict(copies[0], augment_votes=4)
+
+
+def test_rollouts_need_noise(guesser, puzzles):
+    guesser.rollout_noise = 0.0
+    try:
+        with pytest.raises(ValueError, match="n_rollouts=4 needs rollout_noise"):
+            guesser.predict(puzzles[0], n_rollouts=4)
+    finally:
+        guesser.rollout_noise = 1.0
+
+
+def test_a_verifier_that_raises_says_at_which_row(guesser, puzzles):
+    def fails(question, answer):
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine") as caught:
+        guesser.predict(puzzles[0], verifier=fails)
+    assert "row 0 of X" in caught.value.__notes__[0]
+
+
+def test_checkers_of_puzzles():
+    X, y = make_sudoku(3, box=(2, 3), random_state=0)
+    assert all(is_solved_sudoku(*pair) for pair in zip(X, y, strict=True))
+    assert is_solved_sudoku(X[0].ravel(), y[0].ravel())
+    assert not is_solved_sudoku(X[0], y[1])
+    assert not is_solved_sudoku(X[0], y[0].ravel())
+    empty = np.zeros((6, 6), dtype=int)
+    assert is_solved_sudoku(empty, y[0], box=(2, 3))
+    # The same rows and columns, other boxes.
+    assert not is_solved_sudoku(empty, y[0], box=(3, 2))
+    latin = (np.arange(6)[:, None] + np.arange(6)) % 6 + 1
+    assert not is_solved_sudoku(empty, latin)
+    with pytest.raises(ValueError, match="puzzle must be a square grid"):
+        is_solved_sudoku(np.zeros((2, 3), dtype=int), np.zeros((2, 3), dtype=int))
+    with pytest.raises(ValueError, match=r"box=\(3, 3\)"):
+        is_solved_sudoku(empty, y[0], box=(3, 3))
