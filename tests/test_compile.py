@@ -22,8 +22,7 @@ def losses(X, y, **parameters):
 @pytest.mark.skipif(not has_cxx_compiler(), reason="torch has no C++ compiler here")
 def test_compiled_training_is_the_plain_one(sudokus):
     with warnings.catch_warnings():
-        # torch's own, while it compiles.
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")  # torch's own, while it compiles
         compiled, its_losses = losses(*sudokus, compile=True)
     plain, expected = losses(*sudokus, compile=False)
     np.testing.assert_allclose(its_losses, expected, rtol=1e-9)
