@@ -5,7 +5,7 @@ READY := .venv/.ready
 
 .PHONY: demo test check lint types format examples bench clean
 
-# make demo                                  6x6 Sudokus from the generator
+# make demo                                  9x9 Sudokus from the generator
 # make demo DATA=puzzles.csv [MAX_RATING=1.5] your own puzzles
 demo: $(READY)
 	$(BIN)/python examples/demo_sudoku.py $(if $(DATA),--data "$(DATA)") $(if $(MAX_RATING),--max-rating $(MAX_RATING))

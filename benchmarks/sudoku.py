@@ -32,6 +32,8 @@ def read_arguments():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="append every figure to this file, as JSON lines")
     parser.add_argument("--save", help="pickle the solver into this file")
+    parser.add_argument("--load", help="pickled solver to test instead of training")
+    parser.add_argument("--png", help="draw exact match against steps into this file")
     return parser.parse_args()
 
 
@@ -62,6 +64,28 @@ def ways(n_steps):
     yield "16 views, verifier", {"augment_votes": 16, "verifier": is_solved_sudoku}
 
 
+def draw_depth(solver, X, y, path):
+    """Plot exact match against steps, with and without halting."""
+    import matplotlib.pyplot as plt
+
+    trained, threshold = solver.n_supervision_steps, solver.halt_threshold
+    figure, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
+    for name, halt in (("all steps taken", 1.0), ("rows halt", threshold)):
+        solver.halt_threshold = halt
+        exact = [
+            (answers == y).all(axis=(1, 2)).mean()
+            for answers in solver.staged_predict(X, max_steps=8 * trained)
+        ]
+        ax.plot(np.arange(1, 8 * trained + 1), exact, label=name)
+        shown = " ".join(f"{exact[trained * k - 1]:.3f}" for k in (1, 2, 4, 8))
+        print(f"{name}: {shown} after {trained} steps and 2, 4, 8 times as many")
+    solver.halt_threshold = threshold
+    ax.axvline(trained, color="gray", linestyle=":", label="trained depth")
+    ax.set(xlabel="supervision steps", ylabel="solved completely", ylim=(0, 1))
+    ax.legend()
+    figure.savefig(path, dpi=150)
+
+
 def main():
     args = read_arguments()
     bunch = load_sudoku(args.train)
@@ -81,7 +105,12 @@ def main():
     solver = TRMSolver(random_state=args.seed, verbose=1, **parameters)
     rows = np.tile(np.arange(len(train[0])), args.passes)
     start = time.perf_counter()
-    solver.fit(train[0][rows], train[1][rows], X_val=validation[0], y_val=validation[1])
+    if args.load:
+        with open(args.load, "rb") as file:
+            solver = pickle.load(file)
+    else:
+        X_val, y_val = validation
+        solver.fit(train[0][rows], train[1][rows], X_val=X_val, y_val=y_val)
     seconds = time.perf_counter() - start
     if args.save:
         with open(args.save, "wb") as file:
@@ -91,6 +120,8 @@ def main():
         f"{len(train[0])} puzzles, {seconds:.0f} s, {n_parameters} parameters, "
         f"validation {solver.validation_score_:.3f}; {len(test[0])} to test with"
     )
+    if args.png:
+        draw_depth(solver, *test, args.png)
     print(f"{'way':<30}{'exact match':<14}{'95 %':<16}{'steps':<8}seconds")
     for name, how in ways(solver.n_supervision_steps):
         start = time.perf_counter()

@@ -1,7 +1,7 @@
 """The equivariant network against the paper's form, at equal time and tuned equally.
 
 Three tasks: Sudokus and Latin squares, where symbols are interchangeable, and running
-sums modulo 7, where they are not. Each network trains for ``--seconds`` at four
+sums modulo 7, where they are not. Each network trains for ``--seconds`` at three
 learning rates; the best on validation rows meets the test rows. Prints one table.
 """
 
@@ -13,7 +13,7 @@ from sktrm import TRMSolver
 from sktrm.datasets import make_sudoku
 
 N_TRAIN, N_HELD_OUT = 2000, 300
-RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+RATES = (1e-3, 2e-3, 4e-3)
 
 
 def running_sums(n):
@@ -22,7 +22,10 @@ def running_sums(n):
 
 
 def tasks(n):
-    yield "Sudoku, 9x9, 32 clues", make_sudoku(n, n_clues=32, random_state=10)
+    yield (
+        "Sudoku, 6x6, 14 clues",
+        make_sudoku(n, box=(2, 3), n_clues=14, random_state=10),
+    )
     yield (
         "Latin square, 7x7, 18 clues",
         make_sudoku(n, box=(1, 7), n_clues=18, random_state=10),
@@ -32,7 +35,7 @@ def tasks(n):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=30)
+    parser.add_argument("--seconds", type=float, default=75)
     seconds = parser.parse_args().seconds
     print(
         f"{'task':<30}{'network':<14}{'parameters':<12}{'rate':<8}"

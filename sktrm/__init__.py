@@ -1,6 +1,7 @@
 """sktrm: the Tiny Recursion Model for scikit-learn."""
 
+from sktrm._classifier import TRMClassifier
 from sktrm._solver import TRMSolver
 
 __version__ = "0.1.0"
-__all__ = ["TRMSolver"]
+__all__ = ["TRMClassifier", "TRMSolver"]

@@ -1,6 +1,6 @@
 """What the estimators share: parameters, seeds, training, stepping, pickling."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from typing import Any
 
@@ -20,13 +20,13 @@ from sktrm._training import LR_SCHEDULES, DeepSupervisionNet
 from sktrm._tries import Choice, Tries
 from sktrm.augmentation import Augmentation, TokenSpace
 from sktrm.nn import TinyRecursionModel
-from sktrm.nn.blocks import MIXERS, POSITIONS
+from sktrm.nn.blocks import MIXERS
 from sktrm.nn.losses import ANSWER_LOSSES
 
 _POSITIVE = [Interval(Integral, 1, None, closed="left")]
 _SHARE = [Interval(Real, 0, 1, closed="both")]
 # Steps at prediction for each in training: hard rows need them, others halt.
-_DEEPER = 4
+_DEEPER = 8
 # Compiling takes about 20 seconds and saves two fifths of the time after that.
 _SECONDS_WORTH_COMPILING = 60.0
 _STEPS_WORTH_COMPILING = 300
@@ -45,8 +45,6 @@ class BaseTRM(BaseEstimator):
         "n_heads": _POSITIVE,
         "expansion": [Interval(Real, 0, None, closed="neither")],
         "mixer": [StrOptions({"auto", *MIXERS})],
-        "positions": [StrOptions(set(POSITIONS))],
-        "n_prefix_tokens": [Interval(Integral, 0, None, closed="left")],
         "n_latent_recursions": _POSITIVE,
         "n_deep_recursions": _POSITIVE,
         "n_supervision_steps": _POSITIVE,
@@ -60,11 +58,9 @@ class BaseTRM(BaseEstimator):
         "max_epochs": _POSITIVE,
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
         "batch_size": _POSITIVE,
-        "rollout_noise": [Interval(Real, 0, None, closed="left")],
         "halt_exploration": _SHARE,
         "halt_threshold": _SHARE,
         "max_steps": [*_POSITIVE, StrOptions({"auto"})],
-        "augmentation": [Augmentation, list, tuple, StrOptions({"auto"}), None],
         "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "n_iter_no_change": _POSITIVE,
@@ -78,25 +74,16 @@ class BaseTRM(BaseEstimator):
         "verbose": ["verbose"],
     }
 
-    # What augmentation="auto" found in the data.
-    _found_symmetries: Sequence[Augmentation] = ()
+    # Rows at a time in prediction; None takes ``batch_size``.
+    _prediction_batch: int | None = None
+
+    def _space(self) -> TokenSpace:
+        """Describe the task to augmentations."""
+        return TokenSpace(canvas=None, n_tokens=0, token_of={}, answer_tokens=())
 
     def _augmentations(self, space: TokenSpace) -> list[Augmentation]:
-        """Return the augmentations as a list, each checked against the task."""
-        given = self.augmentation
-        if given is None:
-            return []
-        if isinstance(given, str):
-            return list(self._found_symmetries)
-        augmentations = [given] if isinstance(given, Augmentation) else list(given)
-        for augmentation in augmentations:
-            if not isinstance(augmentation, Augmentation):
-                raise ValueError(
-                    f"augmentation must hold sktrm.augmentation objects, got "
-                    f"{augmentation!r}."
-                )
-            augmentation.check(space)
-        return augmentations
+        """Return what transforms rows as they enter training."""
+        return []
 
     def _draw_seeds(self) -> None:
         """Choose device and seeds of everything random in a fit."""
@@ -133,7 +120,6 @@ class BaseTRM(BaseEstimator):
             "max_steps": self._steps_at_most(),
             "max_time": self.max_time,
             "halt_threshold": self.halt_threshold,
-            "n_iter_no_change": self.n_iter_no_change if self.early_stopping else None,
             "tol": self.tol,
             "verbose": int(self.verbose),
         }
@@ -165,6 +151,9 @@ class BaseTRM(BaseEstimator):
         net.train_split = None if held_out is None else predefined_split(held_out)
         for name, value in self._loop_parameters().items():
             setattr(net, name, value)
+        net.n_iter_no_change = None
+        if held_out is not None and self._stops_early(len(rows), held_out=True):
+            net.n_iter_no_change = self.n_iter_no_change
         if n_epochs and self._is_worth_compiling(len(rows) * n_epochs):
             net.module_.compile_net(self._n_slots)
         net.begin(len(rows) * n_epochs if n_epochs else None)
@@ -183,6 +172,18 @@ class BaseTRM(BaseEstimator):
     def _learning_rate(self) -> float:
         """Return ``lr``, or what stands for "auto"."""
         raise NotImplementedError
+
+    def _stops_early(self, n_rows: int, held_out: bool) -> bool:
+        """Decide on ``early_stopping``; ``held_out``: rows to validate on are there."""
+        return bool(self.early_stopping)
+
+    def _with_dtype(self, model: TinyRecursionModel) -> TinyRecursionModel:
+        """Give ``model`` the working precision."""
+        dtype = self._working_dtype()
+        if dtype == torch.float64:
+            return model.double()
+        model.dtype = dtype
+        return model
 
     def _is_worth_compiling(self, n_rows: int) -> bool:
         """Decide on ``compile`` by what is planned, not by what is measured."""
@@ -208,8 +209,11 @@ class BaseTRM(BaseEstimator):
     def _working_dtype(self) -> torch.dtype:
         return choose_dtype(self.dtype, self._device)
 
-    def _hold_out(self, rows: Rows) -> tuple[Rows, Rows]:
-        """Split off a random ``validation_fraction`` of the rows."""
+    def _hold_out(self, rows: Rows, in_classes: bool = False) -> tuple[Rows, Rows]:
+        """Split off a random ``validation_fraction`` of the rows.
+
+        ``in_classes``: of each class alike, but no class's only row.
+        """
         n_held_out = round(self.validation_fraction * len(rows))
         if not 0 < n_held_out < len(rows):
             raise ValueError(
@@ -218,6 +222,8 @@ class BaseTRM(BaseEstimator):
                 f"set early_stopping=False."
             )
         order = np.random.RandomState(self._seeds[2]).permutation(len(rows))
+        if in_classes:
+            order = _spread(order, rows.labels.cpu().numpy()[:, 0], n_held_out)
         held_out, kept = np.split(order, [n_held_out])
         return (
             Rows(*rows[torch.as_tensor(kept, device=self._device)]),
@@ -227,7 +233,12 @@ class BaseTRM(BaseEstimator):
     def _on_device(
         self, inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray
     ) -> Rows:
-        """Put encoded rows on the device."""
+        """Put encoded rows on the device; those of weight zero are left out."""
+        kept = weights != 0
+        if not kept.any():
+            raise ValueError("Every sample_weight is zero: there is no row to learn.")
+        if not kept.all():
+            inputs, labels, weights = inputs[kept], labels[kept], weights[kept]
         dtype = torch.float64 if self.dtype == "float64" else torch.float32
         return Rows(
             torch.as_tensor(inputs, device=self._device),
@@ -267,7 +278,7 @@ class BaseTRM(BaseEstimator):
             self.module_,
             torch.as_tensor(inputs),
             read,
-            batch_size=self.batch_size,
+            batch_size=self._prediction_batch or self.batch_size,
             tries=tries,
             choice=choice,
             **self._limits(max_steps),
@@ -289,8 +300,9 @@ class BaseTRM(BaseEstimator):
 
     def _batches(self, inputs: np.ndarray) -> Iterator[Tensor]:
         """Yield the rows on the device, ``batch_size`` at a time."""
-        for start in range(0, len(inputs), self.batch_size):
-            batch = inputs[start : start + self.batch_size]
+        size = self._prediction_batch or self.batch_size
+        for start in range(0, len(inputs), size):
+            batch = inputs[start : start + size]
             yield torch.as_tensor(batch, device=self._device)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -323,6 +335,17 @@ class BaseTRM(BaseEstimator):
             average.module.load_state_dict(averaged)
         self.net_.history = History({**epoch, "batches": []} for epoch in self.history_)
         self._adopt(averaged)
+
+
+def _spread(order: np.ndarray, labels: np.ndarray, n_first: int) -> np.ndarray:
+    """Reorder rows such that the first ``n_first`` are spread over all classes."""
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    alone = np.bincount(labels)[labels[by_class]] == 1
+    several = by_class[~alone]
+    # Every k-th row of those sorted by class.
+    chosen = np.unique(np.linspace(0, len(several), n_first, endpoint=False, dtype=int))
+    rest = np.delete(several, chosen)
+    return np.concatenate((several[chosen], rest, by_class[alone]))
 
 
 def _as_arrays(module: torch.nn.Module) -> dict[str, np.ndarray]:

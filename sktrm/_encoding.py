@@ -15,10 +15,11 @@ _CHUNK_CELLS = 2**22  # cells encoded at once
 Grids = np.ndarray | list[np.ndarray]  # (n, ...), or n grids of different shapes
 
 
-def as_grids(values: Any, name: str) -> Grids:
+def as_grids(values: Any, name: str, *, continuous: bool = False) -> Grids:
     """Return ``values`` as one array (n, ...) or, if sizes differ, a list of grids.
 
-    Raises ValueError, naming ``name``, for anything that is not symbols in rows.
+    Raises ValueError, naming ``name``, for anything that is not symbols in rows;
+    numbers with a fraction are symbols only if ``continuous`` says so.
     """
     if hasattr(values, "to_numpy"):
         values = values.to_numpy()
@@ -31,9 +32,9 @@ def as_grids(values: Any, name: str) -> Grids:
                     f"The rows of {name} must have one shape, got "
                     f"{_first_different(shapes)}. Only 2-D grids may differ in size."
                 )
-            return [_checked(row, name) for row in values]
+            return [_checked(row, name, continuous) for row in values]
         values = np.array(list(values)) if nested else values
-    return _checked(values, name, ensure_2d=name == "X")
+    return _checked(values, name, continuous, ensure_2d=name == "X")
 
 
 def _holds_arrays(values: np.ndarray) -> bool:
@@ -62,12 +63,17 @@ def _first_different(shapes: list[tuple[int, ...]]) -> str:
     return f"{shapes[0]} in row 0 and {shapes[index]} in row {index}"
 
 
-def _checked(values: Any, name: str, ensure_2d: bool = True) -> np.ndarray:
+def _checked(
+    values: Any, name: str, continuous: bool, ensure_2d: bool = True
+) -> np.ndarray:
     """Check one array: finite, not empty, whole numbers or other symbols."""
     array: np.ndarray = check_array(
         values, dtype=None, allow_nd=True, ensure_2d=ensure_2d, input_name=name
     )
-    if array.dtype.kind == "f":
+    broken: Sequence[Any]
+    if continuous:
+        broken = []
+    elif array.dtype.kind == "f":
         broken = array[array % 1 != 0]
     elif array.dtype == object:
         broken = [v for v in array.ravel() if isinstance(v, float) and v % 1]
@@ -76,7 +82,8 @@ def _checked(values: Any, name: str, ensure_2d: bool = True) -> np.ndarray:
     if len(broken):
         raise ValueError(
             f"Unknown label type: {name} must hold symbols (whole numbers, strings), "
-            f"got the continuous value {broken[0]}."
+            f"got the continuous value {broken[0]}. For classes of rows of numbers "
+            f"there is TRMClassifier."
         )
     return array
 

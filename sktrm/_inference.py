@@ -214,7 +214,7 @@ def _step(
 
 
 class Verdict(NamedTuple):
-    """How a model does on labelled rows, in means over the rows."""
+    """How a model does on labelled rows, in weighted means over the rows."""
 
     exact_match: float
     cell_accuracy: float
@@ -225,6 +225,7 @@ def evaluate(
     model: TinyRecursionModel,
     inputs: Tensor,
     labels: Tensor,
+    weights: Tensor,
     *,
     batch_size: int,
     max_steps: int,
@@ -244,6 +245,5 @@ def evaluate(
     right = (solution.answers == targets) & scored
     share = right.sum(axis=1) / scored.sum(axis=1).clip(min=1)
     exact = (right == scored).all(axis=1)
-    return Verdict(
-        float(exact.mean()), float(share.mean()), float(solution.n_steps.mean())
-    )
+    figures = np.stack((exact, share, solution.n_steps))
+    return Verdict(*np.average(figures, axis=1, weights=weights.cpu()).tolist())

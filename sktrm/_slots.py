@@ -41,7 +41,8 @@ class Slots:
 
     After every optimiser step the rows that halted leave, and the next rows of the
     epoch take their slots; the others go on with their carry. An epoch starts every
-    row exactly once. Rows in flight at its end go on in the next.
+    row exactly once. Rows in flight at its end go on in the next. If there is a slot
+    for every row, each has its own: what is learned then depends on no order.
     """
 
     def __init__(
@@ -72,12 +73,24 @@ class Slots:
     def epoch(self, rows: Rows) -> Iterator[SlotBatch]:
         """Yield batches until every row of ``rows`` has been started once."""
         device = self.generator.device
+        if len(rows) <= self.n_slots:
+            yield from self._epoch_of_few(rows)
+            return
         order = torch.randperm(len(rows), generator=self.generator, device=device)
         started = 0
         while started < len(rows):
             slots = self.free.nonzero().squeeze(1)[: len(rows) - started]
             self._start(slots, rows[order[started : started + len(slots)]])
             started += len(slots)
+            yield self._batch()
+
+    def _epoch_of_few(self, rows: Rows) -> Iterator[SlotBatch]:
+        """Yield batches until every row has been started in its own slot."""
+        waiting = torch.arange(self.n_slots, device=self.free.device) < len(rows)
+        while waiting.any():
+            starting = (waiting & self.free).nonzero().squeeze(1)
+            self._start(starting, rows[starting])
+            waiting[starting] = False
             yield self._batch()
 
     def _start(self, slots: Tensor, rows: tuple[Tensor, Tensor, Tensor]) -> None:

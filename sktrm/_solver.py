@@ -1,12 +1,13 @@
 """TRMSolver: grids or sequences of symbols in, grids or sequences out."""
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_consistent_length,
@@ -18,8 +19,9 @@ from sktrm._base import BaseTRM
 from sktrm._device import has_cxx_compiler
 from sktrm._encoding import GridEncoder, Grids, as_grids
 from sktrm._slots import Rows
-from sktrm.augmentation import TokenSpace, find_symmetries
+from sktrm.augmentation import Augmentation, TokenSpace, find_symmetries
 from sktrm.nn import TinyRecursionModel, build_equivariant
+from sktrm.nn.blocks import POSITIONS
 
 # Beyond this, token mixing costs more than attention and learns slower.
 _LONGEST_TOKEN_MIXING = 128
@@ -104,7 +106,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         Probability that a row in training must think a random minimum number of steps,
         from 2 to ``n_supervision_steps``.
     max_steps : int or "auto", default="auto"
-        Supervision steps at prediction and in validation at most; "auto" is four times
+        Supervision steps at prediction and in validation at most; "auto" is eight times
         ``n_supervision_steps``. Rows that are sure of their answer stop earlier.
     halt_threshold : float, default=0.95
         A row halts in prediction when its halting probability is above this; 1 always
@@ -199,6 +201,10 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
 
     _parameter_constraints: dict[str, Any] = {
         **BaseTRM._parameter_constraints,
+        "positions": [StrOptions(set(POSITIONS))],
+        "n_prefix_tokens": [Interval(Integral, 0, None, closed="left")],
+        "rollout_noise": [Interval(Real, 0, None, closed="left")],
+        "augmentation": [Augmentation, list, tuple, StrOptions({"auto"}), None],
         "symbols": "no_validation",
         "ignore_value": "no_validation",
         "handle_unknown": [StrOptions({"error", "ignore"})],
@@ -295,6 +301,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         *,
         X_val: Any = None,
         y_val: Any = None,
+        sample_weight_val: Any = None,
     ) -> "TRMSolver":
         """Learn to answer ``X`` with ``y``.
 
@@ -310,6 +317,8 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         X_val, y_val : like X and y, default=None
             Rows to validate on after each epoch. The weights that do best are kept;
             with ``early_stopping`` training ends when they stop getting better.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Weights of those rows in the validation scores.
 
         Returns
         -------
@@ -332,9 +341,12 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         self._validate_params()
         goes_on = self.warm_start and hasattr(self, "net_")
         X, y = self._check_X_y(X, y, reset=not goes_on)
+        X, y, sample_weight = _weighing(X, y, sample_weight)
         if not goes_on:
             self._learn_symbols(X, y)
-        rows, held_out = self._split(X, y, sample_weight, X_val, y_val)
+        rows, held_out = self._split(
+            X, y, sample_weight, X_val, y_val, sample_weight_val
+        )
         if not goes_on:
             self._find_symmetries(rows)
             self._start_training(self._space(), min(self.batch_size, len(rows)))
@@ -390,7 +402,10 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
 
     def _check_X(self, X: Any, *, reset: bool) -> Grids:
         """Check questions; learn or compare their number of cells and their names."""
-        grids = as_grids(X, "X")
+        if hasattr(X, "columns"):  # wrong names first: they may explain the rest
+            validate_data(self, X, skip_check_array=True, reset=reset)
+        # Where unknown symbols are ignored, any number may be one.
+        grids = as_grids(X, "X", continuous=self.handle_unknown == "ignore")
         if isinstance(grids, np.ndarray) and grids.ndim == 2:
             validate_data(self, X, skip_check_array=True, reset=reset)
         return grids
@@ -455,6 +470,26 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
             raise ValueError("n_prefix_tokens must be 0 with symbols.")
         return tuple(token_of[symbol] for symbol in symbols)
 
+    # What augmentation="auto" found in the data.
+    _found_symmetries: Sequence[Augmentation] = ()
+
+    def _augmentations(self, space: TokenSpace) -> list[Augmentation]:
+        """Return the augmentations as a list, each checked against the task."""
+        given = self.augmentation
+        if given is None:
+            return []
+        if isinstance(given, str):
+            return list(self._found_symmetries)
+        augmentations = [given] if isinstance(given, Augmentation) else list(given)
+        for augmentation in augmentations:
+            if not isinstance(augmentation, Augmentation):
+                raise ValueError(
+                    f"augmentation must hold sktrm.augmentation objects, got "
+                    f"{augmentation!r}."
+                )
+            augmentation.check(space)
+        return augmentations
+
     def _find_symmetries(self, rows: Rows) -> None:
         """Look for the symmetries that ``augmentation="auto"`` takes."""
         if isinstance(self.augmentation, str):
@@ -476,12 +511,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         build = (
             build_equivariant if "symbols" in self._sizes else TinyRecursionModel.build
         )
-        model = build(**self._sizes, generator=generator)
-        dtype = self._working_dtype()
-        if dtype == torch.float64:
-            return model.double()
-        model.dtype = dtype
-        return model
+        return self._with_dtype(build(**self._sizes, generator=generator))
 
     def _learning_rate(self) -> float:
         """Return ``lr``, or what stands for "auto"."""
@@ -498,15 +528,16 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         """Encode labelled rows; rows of weight zero are left out."""
         inputs, labels = self._encoder.encode_X(X), self._encoder.encode_y(y)
         weights = _check_sample_weight(sample_weight, inputs, ensure_non_negative=True)
-        if (weights == 0).any():
-            kept = weights != 0
-            inputs, labels, weights = inputs[kept], labels[kept], weights[kept]
-        if not len(inputs):
-            raise ValueError("Every sample_weight is zero: there is no row to learn.")
         return self._on_device(inputs, labels, weights)
 
     def _split(
-        self, X: Grids, y: Grids, sample_weight: Any, X_val: Any, y_val: Any
+        self,
+        X: Grids,
+        y: Grids,
+        sample_weight: Any,
+        X_val: Any,
+        y_val: Any,
+        sample_weight_val: Any,
     ) -> tuple[Rows, Rows | None]:
         """Encode the rows to train on and those to validate on, if any."""
         if (X_val is None) != (y_val is None):
@@ -515,7 +546,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         if X_val is not None:
             X_val, y_val = self._check_X(X_val, reset=False), as_grids(y_val, "y_val")
             check_consistent_length(X_val, y_val)
-            return rows, self._make_rows(X_val, y_val, None)
+            return rows, self._make_rows(X_val, y_val, sample_weight_val)
         if self.early_stopping:
             return self._hold_out(rows)
         return rows, None
@@ -526,3 +557,20 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         tags.input_tags.categorical = True
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _weighing(X: Grids, y: Grids, sample_weight: Any) -> tuple[Grids, Grids, Any]:
+    """Leave out the rows of weight zero: their symbols are not learned either."""
+    if sample_weight is None:
+        return X, y, None
+    weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+    kept = np.flatnonzero(weights)
+    if len(kept) == len(weights):
+        return X, y, weights
+    if not len(kept):
+        raise ValueError("Every sample_weight is zero: there is no row to learn.")
+    return _take(X, kept), _take(y, kept), weights[kept]
+
+
+def _take(grids: Grids, rows: np.ndarray) -> Grids:
+    return [grids[i] for i in rows] if isinstance(grids, list) else grids[rows]

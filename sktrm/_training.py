@@ -236,6 +236,7 @@ class DeepSupervisionNet(NeuralNet):
             predictor,  # type: ignore[arg-type]
             rows.inputs,
             rows.labels,
+            rows.weights,
             batch_size=self.batch_size,
             max_steps=self.max_steps,
             halt_threshold=self.halt_threshold,

@@ -177,7 +177,7 @@ class RecursionDisplay:
         for unused in axes.ravel()[n_grids:]:
             unused.axis("off")
         nothing = np.zeros(self.question.shape, dtype=bool)
-        _draw_grid(self.axes_[0], self.question, nothing, nothing, "question")
+        _draw_grid(self.axes_[0], self.question, nothing, ~nothing, "question")
         changed, given = self.changed(), self._given()
         for i, probability in enumerate(self.halt_probabilities):
             title = f"step {i + 1}, halting {probability:.2f}"

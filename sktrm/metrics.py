@@ -13,6 +13,7 @@ __all__ = [
     "cell_accuracy_scorer",
     "exact_match_score",
     "exact_match_scorer",
+    "expected_calibration_error",
     "valid_shortest_path_score",
     "valid_shortest_path_scorer",
 ]
@@ -164,6 +165,63 @@ def valid_shortest_path_scorer(estimator: Any, X: Any, y: Any = None) -> float:
         Between 0 and 1.
     """
     return valid_shortest_path_score(X, estimator.predict(X))
+
+
+def expected_calibration_error(
+    y_true: Any,
+    y_proba: Any,
+    *,
+    classes: Any = None,
+    n_bins: int = 10,
+    sample_weight: Any = None,
+) -> float:
+    """Mean gap between how probable a classifier finds its labels and its accuracy.
+
+    Rows are put into bins of equal width by the probability of their likeliest class.
+    The gap of a bin, between mean probability and accuracy, counts by its weight.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,)
+        Right labels.
+    y_proba : array-like of shape (n, n_classes)
+        Predicted probabilities.
+    classes : array-like of shape (n_classes,), default=None
+        Labels that the columns of ``y_proba`` stand for, such as a classifier's
+        ``classes_``; None takes the sorted labels of ``y_true``.
+    n_bins : int, default=10
+        Number of bins between 0 and 1.
+    sample_weight : array-like of shape (n,), default=None
+        Weights of the rows.
+
+    Returns
+    -------
+    error : float
+        Between 0 and 1; 0 is best.
+
+    References
+    ----------
+    C. Guo et al., "On Calibration of Modern Neural Networks", arXiv:1706.04599, eq. 3.
+
+    Examples
+    --------
+    >>> from sktrm.metrics import expected_calibration_error
+    >>> expected_calibration_error([0, 1], [[0.75, 0.25], [0.75, 0.25]])
+    0.25
+    """
+    truth, proba = np.asarray(y_true), np.asarray(y_proba, dtype=float)
+    labels = np.unique(truth) if classes is None else np.asarray(classes)
+    if proba.shape != (len(truth), len(labels)):
+        raise ValueError(
+            f"y_proba must be of shape (n, n_classes), {(len(truth), len(labels))} "
+            f"here, got {proba.shape}."
+        )
+    weights = np.ones(len(truth)) if sample_weight is None else sample_weight
+    confidence = proba.max(axis=1)
+    gap = (labels[proba.argmax(axis=1)] == truth) - confidence
+    bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
+    gaps = np.bincount(bins, weights=weights * gap, minlength=n_bins)
+    return float(np.abs(gaps).sum() / np.sum(weights))
 
 
 exact_match_scorer = make_scorer(exact_match_score)

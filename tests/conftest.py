@@ -1,6 +1,9 @@
 import os
 from pathlib import Path
 
+# Before scipy is imported: one of scikit-learn's checks needs it.
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
+
 import matplotlib
 import numpy as np
 import pytest

@@ -17,11 +17,11 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"nn"},
     {"_device", "augmentation", "_inference", "_slots", "_training", "_tries"},
-    {"_encoding", "datasets", "metrics", "_base"},
-    {"_answers", "_solver", "inspection"},
+    {"_encoding", "_tables", "datasets", "metrics", "_base"},
+    {"_answers", "_classifier", "_solver", "inspection"},
     {"__init__"},
 ]
-NUMPY_ONLY = {"_encoding", "datasets", "metrics"}
+NUMPY_ONLY = {"_encoding", "_tables", "datasets", "metrics"}
 NO_ESTIMATORS = {"nn", "_device", "augmentation", "_inference", "_slots", "_training"}
 
 

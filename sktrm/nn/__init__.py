@@ -5,6 +5,7 @@ from sktrm.nn.equivariant import build_equivariant
 from sktrm.nn.losses import answer_loss, halting_loss, is_right, log_probabilities
 from sktrm.nn.recursion import Carry, StepOutput, TinyRecursionModel
 from sktrm.nn.reference import load_reference
+from sktrm.nn.tables import build_table_model
 
 __all__ = [
     "Carry",
@@ -13,6 +14,7 @@ __all__ = [
     "TinyRecursionModel",
     "answer_loss",
     "build_equivariant",
+    "build_table_model",
     "halting_loss",
     "is_right",
     "load_reference",

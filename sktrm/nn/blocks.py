@@ -242,25 +242,33 @@ class TinyNetwork(nn.Sequential):
         expansion: float = 4.0,
         mixer: str = "attention",
         positions: str = "rope",
+        multiple: int = 256,
         generator: torch.Generator | None = None,
     ) -> "TinyNetwork":
-        """Build ``n_layers`` blocks for sequences of ``length`` tokens."""
+        """Build ``n_layers`` blocks for sequences of ``length`` tokens.
+
+        The SwiGLU layers' inner widths are rounded up to a ``multiple``.
+        """
         check_sizes(hidden_size, n_heads, mixer, positions)
 
         def make_mixer() -> nn.Module:
             if mixer == "mlp":
-                return TokenMixer(length, expansion, generator=generator)
+                return TokenMixer(
+                    length, expansion, multiple=multiple, generator=generator
+                )
             rope = positions == "rope"
             return AttentionMixer(
                 Attention(hidden_size, n_heads, length, rope=rope, generator=generator)
             )
 
-        return cls(
-            *(
-                Block(make_mixer(), SwiGLU(hidden_size, expansion, generator=generator))
-                for _ in range(n_layers)
+        def make_block() -> Block:
+            mixer = make_mixer()
+            swiglu = SwiGLU(
+                hidden_size, expansion, multiple=multiple, generator=generator
             )
-        )
+            return Block(mixer, swiglu)
+
+        return cls(*(make_block() for _ in range(n_layers)))
 
 
 def check_sizes(hidden_size: int, n_heads: int, mixer: str, positions: str) -> None:

@@ -1,0 +1,224 @@
+"""TRMClassifier with its defaults against other classifiers, on tables.
+
+``python benchmarks/tables.py ../shared/data/tabular`` takes every ``pmlb_*.csv`` and
+``uci_*.csv`` there (the last column is the class) and four tables of scikit-learn, in 5
+stratified folds. It prints, for each table and classifier, the means over the folds of
+accuracy, log loss, expected calibration error and seconds, and at the end the means
+over the tables. Two twins train for as long as ours did: one without recursion, and one
+whose calls of the network have weights of their own.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import clone
+from sklearn.compose import make_column_transformer
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+
+from sktrm import TRMClassifier
+from sktrm.metrics import expected_calibration_error
+
+FEW = 12  # whole numbers of so many values at most are one-hot encoded for the MLP
+
+
+class UntiedNet(torch.nn.Module):
+    """Takes another of its networks at each call."""
+
+    def __init__(self, nets):
+        super().__init__()
+        self.nets = torch.nn.ModuleList(nets)
+        self.n_calls = 0
+
+    def forward(self, h):
+        """Apply the next network."""
+        self.n_calls += 1
+        return self.nets[(self.n_calls - 1) % len(self.nets)](h)
+
+
+class UntiedClassifier(TRMClassifier):
+    """As many calls of the network as a supervision step has, each untied."""
+
+    def _make_model(self, generator):
+        models = [super()._make_model(generator)]
+        n_calls = self.n_deep_recursions * (self.n_latent_recursions + 1)
+        while len(models) < n_calls:
+            models.append(super()._make_model(generator))
+        models[0].net = UntiedNet([model.net for model in models])
+        return models[0]
+
+
+def tables(folder):
+    for path in sorted(folder.glob("*.csv")) if folder else []:
+        if not path.name.startswith("monks"):  # their own split of pmlb's tables
+            table = pd.read_csv(path)
+            yield path.stem, table.iloc[:, :-1], table.iloc[:, -1].to_numpy()
+    for load in (load_iris, load_wine, load_breast_cancer, load_digits):
+        X, y = load(return_X_y=True, as_frame=True)
+        yield load.__name__.removeprefix("load_"), X, y.to_numpy()
+
+
+def one_hot_or_scaled(X):
+    few = [
+        name
+        for name in X
+        if X[name].dtype.kind not in "iuf"
+        or (X[name].nunique() <= FEW and (X[name] % 1 == 0).all())
+    ]
+    return make_column_transformer(
+        (OneHotEncoder(handle_unknown="ignore"), few), remainder=StandardScaler()
+    )
+
+
+def ordinal(X):
+    words = [name for name in X if X[name].dtype.kind not in "iuf"]
+    encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+    return make_column_transformer((encoder, words), remainder="passthrough")
+
+
+def contenders(X):
+    yield "TRM", TRMClassifier(random_state=0)
+    yield (
+        "HGB",
+        make_pipeline(ordinal(X), HistGradientBoostingClassifier(random_state=0)),
+    )
+    yield "forest", make_pipeline(ordinal(X), RandomForestClassifier(random_state=0))
+    yield (
+        "MLP",
+        make_pipeline(
+            one_hot_or_scaled(X),
+            MLPClassifier((128, 128), max_iter=500, random_state=0),
+        ),
+    )
+    try:
+        from pytabkit import RealMLP_TD_Classifier, TabM_D_Classifier
+    except ImportError:
+        pass
+    else:
+        yield "RealMLP", RealMLP_TD_Classifier(random_state=0, device="cpu")
+        yield "TabM", TabM_D_Classifier(random_state=0, device="cpu")
+    yield (
+        "one step",
+        TRMClassifier(
+            n_latent_recursions=1,
+            n_deep_recursions=1,
+            n_supervision_steps=1,
+            max_epochs=10**6,
+            random_state=0,
+        ),
+    )
+    yield (
+        "untied",
+        UntiedClassifier(
+            n_latent_recursions=3,
+            n_deep_recursions=1,
+            n_supervision_steps=1,
+            max_epochs=10**6,
+            random_state=0,
+        ),
+    )
+
+
+def size(model):
+    """Return the number of parameters, of networks."""
+    last = model[-1] if hasattr(model, "steps") else model
+    if hasattr(last, "module_"):
+        return sum(p.numel() for p in last.module_.parameters())
+    if hasattr(last, "coefs_"):
+        return sum(a.size for a in (*last.coefs_, *last.intercepts_))
+    return 0
+
+
+def measure(model, X, y, train, test):
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X.iloc[train], y[train])
+    fitted = time.perf_counter()
+    proba = model.predict_proba(X.iloc[test])
+    predicted = time.perf_counter()
+    return {
+        "accuracy": float((model.classes_[proba.argmax(axis=1)] == y[test]).mean()),
+        "log loss": float(log_loss(y[test], proba, labels=model.classes_)),
+        "calibration error": expected_calibration_error(
+            y[test], proba, classes=model.classes_
+        ),
+        "fit s": fitted - start,
+        "predict s": predicted - fitted,
+        "parameters": size(model),
+    }
+
+
+def show(table, name, figures):
+    print(
+        f"{table:<20}{name:<10}{figures['accuracy']:<10.4f}{figures['log loss']:<10.4f}"
+        f"{figures['calibration error']:<12.4f}{figures['fit s']:<8.2f}"
+        f"{figures['predict s']:<11.3f}{figures['parameters']:.0f}",
+        flush=True,
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--tables", nargs="*", help="names, of all")
+    parser.add_argument("--models", nargs="*", help="names, TRM first, of all")
+    parser.add_argument("--set", default="{}", help="TRM's parameters, as JSON")
+    parser.add_argument("--threads", type=int, help="for torch")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--out", help="append every figure to this file, as JSON lines")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.folder is None or not args.folder.is_dir():
+        print("No folder of tables given: scikit-learn's alone.")
+        args.folder = None
+    print(
+        f"{'table':<20}{'model':<10}{'accuracy':<10}{'log loss':<10}{'calibration':<12}"
+        f"{'fit s':<8}{'predict s':<11}parameters"
+    )
+    means = {}
+    for table, X, y in tables(args.folder):
+        if args.tables and table not in args.tables:
+            continue
+        n_folds = min(args.folds, np.unique(y, return_counts=True)[1].min())
+        splits = list(StratifiedKFold(5, shuffle=True, random_state=0).split(X, y))
+        seconds = [None] * len(splits)
+        for name, model in contenders(X):
+            if args.models and name not in args.models:
+                continue
+            folds = []
+            for i, (train, test) in enumerate(splits[:n_folds]):
+                fold = clone(model)
+                if name == "TRM":
+                    fold.set_params(**json.loads(args.set))
+                if name in ("one step", "untied"):
+                    fold.set_params(max_time=seconds[i])
+                folds.append(measure(fold, X, y, train, test))
+                if name == "TRM":
+                    seconds[i] = folds[-1]["fit s"]
+            figures = {key: np.mean([f[key] for f in folds]) for key in folds[0]}
+            show(table, name, figures)
+            means.setdefault(name, []).append(figures)
+            if args.out:
+                with open(args.out, "a") as file:
+                    row = {"table": table, "model": name, "set": args.set, **figures}
+                    file.write(json.dumps(row) + "\n")
+    for name, rows in means.items():
+        show("mean", name, {key: np.mean([r[key] for r in rows]) for key in rows[0]})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,623 @@
+"""TRMClassifier: ordinary tables in, labels and probabilities out."""
+
+from collections.abc import Iterator, Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from sklearn.base import ClassifierMixin
+from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.multiclass import (
+    _check_partial_fit_first_call,
+    check_classification_targets,
+)
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+    validate_data,
+)
+from torch import Tensor
+
+from sktrm._base import BaseTRM
+from sktrm._slots import Rows
+from sktrm._tables import Table, TableEncoder, find_categorical, is_frame, read_table
+from sktrm.nn import TinyRecursionModel, build_table_model, log_probabilities
+
+_WIDEST_TOKEN_MIXING = 128
+_MANY_ROWS = 10_000  # from here on early_stopping="auto" holds rows out
+_ROWS_STARTED = 120_000  # by max_epochs="auto", over all epochs
+_EPOCHS = (20, 400)  # its limits
+
+
+class TRMClassifier(ClassifierMixin, BaseTRM):
+    """Classify the rows of tables with a tiny recursive network.
+
+    Every column is a token, and one more token holds the answer. The network looks at
+    the columns and at its own answer, improves it, and stops when its halting head says
+    that the answer is right. Use it like any classifier of scikit-learn; it is at home
+    where the label follows rules between columns.
+
+    Parameters
+    ----------
+    categorical_features : "from_dtype", array-like or None, default="from_dtype"
+        Which columns hold categories rather than numbers: those of a data frame with
+        dtype category, string, object or bool, and those of an array that hold
+        strings; or a mask, indices, or names of columns; None: no column does.
+    n_knots : int, default=32
+        Quantiles of a column of numbers at most, between which its values are encoded
+        piecewise linearly. Columns with fewer distinct values have a knot at each.
+    min_frequency : int, default=2
+        Categories that weigh less than so many rows share one embedding, which is also
+        that of categories first met at prediction.
+    max_categories : int, default=255
+        Categories of a column with an embedding of their own at most.
+    hidden_size : int, default=32
+        Width of the network, the length of the vectors x, y and z of a column.
+    n_layers : int, default=2
+        Blocks of the tiny network.
+    n_heads : int, default=4
+        Heads of attention; must divide ``hidden_size``.
+    expansion : float, default=4.0
+        Width of the SwiGLU layers relative to their input. Two thirds of it are used,
+        rounded up to a multiple of 32.
+    mixer : {"auto", "attention", "mlp"}, default="auto"
+        How columns exchange information: self-attention, or token mixing, a SwiGLU
+        along the columns. "auto" takes token mixing up to 128 columns.
+    n_latent_recursions : int, default=1
+        Updates of the latent z before each update of the answer y; ``n`` in [1]_.
+    n_deep_recursions : int, default=1
+        Latent recursions per supervision step, all but the last without gradient; ``T``
+        in [1]_.
+    n_supervision_steps : int, default=2
+        Supervision steps per row at most, each followed by one optimiser step;
+        ``N_sup`` in [1]_.
+    loss : {"softmax", "stablemax"}, default="softmax"
+        Cross-entropy of the label. [1]_ uses stablemax.
+    lr : float or "auto", default="auto"
+        Largest learning rate of AdamW. "auto" is 0.002.
+    lr_schedule : {"constant", "linear", "cosine"}, default="cosine"
+        Course of the learning rate after warm-up, over the rows that ``max_epochs``
+        will start.
+    lr_warmup_steps : int, default=100
+        Optimiser steps over which the learning rate grows to ``lr``.
+    weight_decay : float, default=0.5
+        Decoupled weight decay.
+    max_grad_norm : float or None, default=1.0
+        Norm to which the gradient is clipped; None does not clip.
+    ema_decay : float, default=0.999
+        Decay, per optimiser step, of the moving average of the weights that predicts;
+        0 predicts with the last weights. The average starts faster and reaches this
+        decay after 9,000 steps.
+    max_epochs : int or "auto", default="auto"
+        Passes over the data. An epoch starts every row exactly once. "auto" starts
+        120,000 rows in all, each at least 20 and at most 400 times.
+    max_time : float or None, default=None
+        Seconds after which training ends, before ``max_epochs`` if need be; the
+        learning rate's schedule then follows the time. What is learned depends on the
+        machine's speed.
+    batch_size : int, default=128
+        Rows in flight in training. If no more are given to ``fit``, every optimiser
+        step sees all rows that have not halted.
+    halt_exploration : float, default=0.1
+        Probability that a row in training must think a random minimum number of steps,
+        from 2 to ``n_supervision_steps``.
+    max_steps : int or "auto", default="auto"
+        Supervision steps at prediction and in validation at most; "auto" is
+        ``n_supervision_steps``. Rows that are sure of their label stop earlier.
+    halt_threshold : float, default=0.95
+        A row halts in prediction when its halting probability is above this; 1 always
+        takes all steps. In training a row halts at one half, as in [1]_.
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes in the loss, multiplied by ``sample_weight``; "balanced"
+        is inverse to their frequency.
+    early_stopping : bool or "auto", default="auto"
+        Hold out ``validation_fraction`` of the rows, or use ``X_val``, and stop when
+        ``n_iter_no_change`` epochs in a row brought no better validation score. The
+        weights that validated best are kept. "auto" does so from 10,000 rows on, and
+        if ``X_val`` is given.
+    validation_fraction : float, default=0.1
+        Share of the rows held out with early stopping, alike in every class, unless
+        ``X_val`` is given.
+    n_iter_no_change : int, default=10
+        Epochs to wait for a better validation score.
+    tol : float, default=0.0
+        A validation score is better if it is higher by more than this.
+    warm_start : bool, default=False
+        Let ``fit`` go on with the model of the last ``fit`` instead of a new one.
+    device : str, default="auto"
+        A torch device; "auto" takes CUDA if there is one, else the CPU.
+    dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
+        Working precision. Weights are float32 (float64 with "float64"). "auto" takes
+        bfloat16 where the machine multiplies matrices faster with it, else float32.
+    compile : bool or "auto", default="auto"
+        Train a network compiled with :func:`torch.compile`, which needs a C++ compiler
+        and takes some 20 seconds at first. "auto" does not.
+    callbacks : list of skorch callbacks, default=None
+        Called during training; they are cloned.
+    random_state : int, RandomState instance or None, default=None
+        Seeds initial weights, order of the rows, exploration and the held-out rows. The
+        global generators are neither read nor moved.
+    verbose : int, default=0
+        1 prints a line for each epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels, sorted.
+    n_features_in_ : int
+        Columns of ``X``.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, if ``X`` was a data frame with string column names.
+    is_categorical_ : ndarray of shape (n_features_in_,)
+        Mask of the columns taken as categories.
+    temperature_ : float
+        What divides the logarithms of the probabilities: the value of the least log
+        loss on the validation rows, 1 if there were none.
+    n_iter_ : int
+        Epochs trained.
+    history_ : list of dict
+        Loss, time and validation scores of each epoch.
+    validation_score_ : float
+        Accuracy of the kept weights on the validation rows, if there were any.
+    net_ : skorch.NeuralNet
+        The net that was trained, with its optimiser.
+    module_ : sktrm.nn.TinyRecursionModel
+        The model that predicts: averaged, and the best in validation if there was one.
+
+    See Also
+    --------
+    TRMSolver : Answers that are grids or sequences of symbols.
+    sklearn.ensemble.HistGradientBoostingClassifier : Trees, for most tables.
+
+    References
+    ----------
+    .. [1] A. Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny
+       Networks", arXiv:2510.04871, 2025.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sktrm import TRMClassifier
+    >>> X = np.random.RandomState(0).randint(2, size=(200, 4))
+    >>> y = X[:, 0] ^ X[:, 1]
+    >>> TRMClassifier(max_epochs=40, random_state=0).fit(X, y).score(X, y)
+    1.0
+    """
+
+    _parameter_constraints: dict[str, Any] = {
+        **BaseTRM._parameter_constraints,
+        "categorical_features": ["array-like", StrOptions({"from_dtype"}), None],
+        "n_knots": [Interval(Integral, 2, None, closed="left")],
+        "min_frequency": [Interval(Integral, 1, None, closed="left")],
+        "max_categories": [Interval(Integral, 1, None, closed="left")],
+        "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "max_epochs": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "early_stopping": ["boolean", StrOptions({"auto"})],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+    _prediction_batch = 1024
+
+    def __init__(
+        self,
+        *,
+        categorical_features: Any = "from_dtype",
+        n_knots: int = 32,
+        min_frequency: int = 2,
+        max_categories: int = 255,
+        hidden_size: int = 32,
+        n_layers: int = 2,
+        n_heads: int = 4,
+        expansion: float = 4.0,
+        mixer: str = "auto",
+        n_latent_recursions: int = 1,
+        n_deep_recursions: int = 1,
+        n_supervision_steps: int = 2,
+        loss: str = "softmax",
+        lr: float | str = "auto",
+        lr_schedule: str = "cosine",
+        lr_warmup_steps: int = 100,
+        weight_decay: float = 0.5,
+        max_grad_norm: float | None = 1.0,
+        ema_decay: float = 0.999,
+        max_epochs: int | str = "auto",
+        max_time: float | None = None,
+        batch_size: int = 128,
+        halt_exploration: float = 0.1,
+        max_steps: int | str = "auto",
+        halt_threshold: float = 0.95,
+        class_weight: Any = None,
+        early_stopping: bool | str = "auto",
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        tol: float = 0.0,
+        warm_start: bool = False,
+        device: str = "auto",
+        dtype: str = "auto",
+        compile: bool | str = "auto",  # noqa: A002
+        callbacks: Sequence[Any] | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.categorical_features = categorical_features
+        self.n_knots = n_knots
+        self.min_frequency = min_frequency
+        self.max_categories = max_categories
+        self.hidden_size = hidden_size
+        self.n_layers = n_layers
+        self.n_heads = n_heads
+        self.expansion = expansion
+        self.mixer = mixer
+        self.n_latent_recursions = n_latent_recursions
+        self.n_deep_recursions = n_deep_recursions
+        self.n_supervision_steps = n_supervision_steps
+        self.loss = loss
+        self.lr = lr
+        self.lr_schedule = lr_schedule
+        self.lr_warmup_steps = lr_warmup_steps
+        self.weight_decay = weight_decay
+        self.max_grad_norm = max_grad_norm
+        self.ema_decay = ema_decay
+        self.max_epochs = max_epochs
+        self.max_time = max_time
+        self.batch_size = batch_size
+        self.halt_exploration = halt_exploration
+        self.max_steps = max_steps
+        self.halt_threshold = halt_threshold
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.tol = tol
+        self.warm_start = warm_start
+        self.device = device
+        self.dtype = dtype
+        self.compile = compile
+        self.callbacks = callbacks
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> "TRMClassifier":
+        """Learn to classify the rows of ``X``.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_columns) or data frame of pandas or polars
+            Numbers and categories; both may be missing.
+        y : array-like of shape (n,)
+            Labels.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows in the loss; rows of weight zero are left out.
+        X_val, y_val : like X and y, default=None
+            Rows to validate on after each epoch. The weights that do best are kept;
+            with ``early_stopping`` training ends when they stop getting better.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Weights of those rows in the validation scores.
+
+        Returns
+        -------
+        self : TRMClassifier
+            Fitted.
+
+        Raises
+        ------
+        ValueError
+            If a parameter or the data are not as described; the message says which.
+        KeyboardInterrupt
+            If training is interrupted. The classifier keeps its last good weights.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the loss is no longer finite. Training stops and the last good weights
+            are kept.
+        """
+        self._validate_params()
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val must be given together.")
+        goes_on = self.warm_start and hasattr(self, "net_")
+        table, y, weights = self._check_rows(X, y, sample_weight, reset=not goes_on)
+        if not goes_on:
+            self.classes_ = np.unique(y)
+            self._learn_columns(table, weights)
+        weights = weights * compute_sample_weight(self.class_weight, y)
+        rows, held_out = self._make_rows(table, y, weights), None
+        if X_val is not None:
+            held_out = self._make_rows(
+                *self._check_rows(X_val, y_val, sample_weight_val, reset=False)
+            )
+        elif self._stops_early(len(rows), held_out=False):
+            rows, held_out = self._hold_out(rows, in_classes=True)
+        if not goes_on:
+            self._start_training(self._space(), min(self.batch_size, len(rows)))
+        self._train(rows, held_out, self._n_epochs(len(rows)))
+        self.temperature_ = self._find_temperature(held_out)
+        return self
+
+    def partial_fit(
+        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
+    ) -> "TRMClassifier":
+        """Train for one epoch: start every row once, at a constant learning rate.
+
+        Knots and categories are those of the first call.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_columns) or data frame of pandas or polars
+            Numbers and categories, in the columns of the first call.
+        y : array-like of shape (n,)
+            Labels.
+        classes : array-like of shape (n_classes,), default=None
+            All labels that any ``y`` may hold; needed in the first call.
+        sample_weight : array-like of shape (n,), default=None
+            Weights of the rows in the loss.
+
+        Returns
+        -------
+        self : TRMClassifier
+            Trained for one more epoch.
+        """
+        self._validate_params()
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' needs all rows at once; with partial_fit, "
+                "give the weights as a dict."
+            )
+        goes_on = hasattr(self, "net_")
+        if _check_partial_fit_first_call(self, classes) and goes_on:
+            goes_on = False  # fitted by neither fit nor partial_fit
+        table, y, weights = self._check_rows(X, y, sample_weight, reset=not goes_on)
+        if not goes_on:
+            self._learn_columns(table, weights)
+        weights = weights * compute_sample_weight(self.class_weight, y)
+        rows = self._make_rows(table, y, weights)
+        if not goes_on:
+            self._start_training(self._space(), self.batch_size)
+        self._train(rows, None, None)
+        self.temperature_ = 1.0
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the label of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_columns) or data frame of pandas or polars
+            Rows, in the columns of ``fit``.
+
+        Returns
+        -------
+        y : ndarray of shape (n,)
+            Labels out of ``classes_``.
+        """
+        log_proba = self.predict_log_proba(X)  # raises NotFittedError first
+        return self.classes_[log_proba.argmax(axis=1)]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return the probability of each class, at the step at which a row halts.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_columns) or data frame of pandas or polars
+            Rows, in the columns of ``fit``.
+
+        Returns
+        -------
+        proba : ndarray of shape (n, n_classes)
+            Probabilities, in the order of ``classes_``.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Return the logarithm of the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_columns) or data frame of pandas or polars
+            Rows, in the columns of ``fit``.
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n, n_classes)
+            Logarithms of the probabilities, in the order of ``classes_``.
+        """
+        rows = self._questions(X)
+        return self._temper(self._solve(rows, self._read, None).answers)
+
+    def predict_confidence(self, X: Any) -> np.ndarray:
+        """Return the probability, as the halting head sees it, that a label is right.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_columns) or data frame of pandas or polars
+            Rows, in the columns of ``fit``.
+
+        Returns
+        -------
+        confidence : ndarray of shape (n,)
+            Halting probability of the label that ``predict`` returns.
+        """
+        return self._solve(self._questions(X), self._read, None).confidence
+
+    def staged_predict(self, X: Any, *, max_steps: int | None = None) -> Iterator[Any]:
+        """Yield the labels after each supervision step; the last are ``predict``'s.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_columns) or data frame of pandas or polars
+            Rows, in the columns of ``fit``.
+        max_steps : int, default=None
+            Supervision steps at most; None takes the estimator's ``max_steps``.
+
+        Yields
+        ------
+        y : ndarray of shape (n,)
+            Labels. A row that has halted keeps its own.
+        """
+        for proba in self.staged_predict_proba(X, max_steps=max_steps):
+            yield self.classes_[proba.argmax(axis=1)]
+
+    def staged_predict_proba(
+        self, X: Any, *, max_steps: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield the probabilities after each supervision step.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_columns) or data frame of pandas or polars
+            Rows, in the columns of ``fit``.
+        max_steps : int, default=None
+            Supervision steps at most; None takes the estimator's ``max_steps``.
+
+        Yields
+        ------
+        proba : ndarray of shape (n, n_classes)
+            As ``predict_proba`` returns. A row that has halted keeps its own.
+        """
+        rows = self._questions(X)
+        for log_proba, _, _ in self._stages(rows, self._read, max_steps):
+            yield np.exp(self._temper(log_proba))
+
+    def _check_rows(
+        self, X: Any, y: Any, sample_weight: Any, *, reset: bool
+    ) -> tuple[Table, np.ndarray, np.ndarray]:
+        """Check labelled rows."""
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but "
+                f"the target y is None."
+            )
+        table = self._check_X(X, reset=reset)
+        y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
+        y = column_or_1d(y, warn=True)
+        check_consistent_length(table.columns[0], y)
+        check_classification_targets(y)
+        weights = _check_sample_weight(sample_weight, y, ensure_non_negative=True)
+        return table, y, weights
+
+    def _check_X(self, X: Any, *, reset: bool) -> Table:
+        """Check the columns; learn or compare their names, find those of categories."""
+        if is_frame(X):
+            validate_data(self, X, skip_check_array=True, reset=reset)
+        else:
+            X = validate_data(
+                self, X, dtype=None, ensure_all_finite="allow-nan", reset=reset
+            )
+        if reset:
+            names = getattr(self, "feature_names_in_", None)
+            self.is_categorical_ = find_categorical(X, self.categorical_features, names)
+        return read_table(X, self.is_categorical_, type(self).__name__)
+
+    def _learn_columns(self, table: Table, weights: np.ndarray) -> None:
+        """Learn the encoding; draw the seeds and choose the device of the fit."""
+        encoder = TableEncoder(self.n_knots, self.min_frequency, self.max_categories)
+        self._encoder = encoder.fit(table, self.is_categorical_, weights)
+        self._sizes: dict[str, Any] = {
+            "n_bins": encoder.n_bins,
+            "n_categories": encoder.n_categories,
+            "n_classes": len(self.classes_),
+            "hidden_size": self.hidden_size,
+            "n_layers": self.n_layers,
+            "n_heads": self.n_heads,
+            "expansion": self.expansion,
+            "mixer": self._choose_mixer(table),
+            "n_latent_recursions": self.n_latent_recursions,
+            "n_deep_recursions": self.n_deep_recursions,
+        }
+        self._draw_seeds()
+
+    def _choose_mixer(self, table: Table) -> str:
+        if self.mixer != "auto":
+            return self.mixer
+        # Beyond this, token mixing costs more than attention.
+        return "mlp" if len(table.columns) <= _WIDEST_TOKEN_MIXING else "attention"
+
+    def _make_model(self, generator: torch.Generator) -> TinyRecursionModel:
+        """Build a model of the sizes that fit decided on."""
+        return self._with_dtype(build_table_model(**self._sizes, generator=generator))
+
+    def _make_rows(self, table: Table, y: np.ndarray, weights: np.ndarray) -> Rows:
+        """Encode labelled rows; rows of weight zero are left out."""
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"y holds {unknown[0]!r}, which is none of the classes "
+                f"{self.classes_.tolist()}."
+            )
+        labels = np.searchsorted(self.classes_, y)[:, None]
+        return self._on_device(self._encode(table), labels, weights)
+
+    def _encode(self, table: Table) -> np.ndarray:
+        dtype = np.float64 if self.dtype == "float64" else np.float32
+        return self._encoder.encode(table).astype(dtype)
+
+    def _questions(self, X: Any) -> np.ndarray:
+        """Check and encode rows for prediction."""
+        check_is_fitted(self)
+        return self._encode(self._check_X(X, reset=False))
+
+    def _read(self, answer_logits: Tensor) -> Tensor:
+        """Return the logarithms of the probabilities, (rows, n_classes)."""
+        return log_probabilities(answer_logits[:, 0].double(), self.loss)
+
+    def _temper(self, log_proba: np.ndarray) -> np.ndarray:
+        """Divide logarithms of probabilities by the temperature and normalise."""
+        tempered: np.ndarray = log_softmax(log_proba / self.temperature_, axis=1)
+        return tempered
+
+    def _find_temperature(self, held_out: Rows | None) -> float:
+        """Return the temperature of the least log loss on the validation rows."""
+        if held_out is None:
+            return 1.0
+        log_proba = self._solve(held_out.inputs.cpu().numpy(), self._read, None).answers
+        labels, weights = held_out.labels.cpu().numpy(), held_out.weights.cpu().numpy()
+
+        def loss(log_temperature: float) -> float:
+            tempered = log_softmax(log_proba / np.exp(log_temperature), axis=1)
+            right = np.take_along_axis(tempered, labels, axis=1)[:, 0]
+            return float(-np.average(right, weights=weights))
+
+        # Without a single error there is no least loss: keep to one fifth and five.
+        bounds = (-np.log(5), np.log(5))
+        return float(np.exp(minimize_scalar(loss, bounds=bounds).x))
+
+    def _n_epochs(self, n_rows: int) -> int:
+        """Return ``max_epochs``, or what stands for "auto"."""
+        if not isinstance(self.max_epochs, str):
+            return int(self.max_epochs)
+        return int(np.clip(round(_ROWS_STARTED / n_rows), *_EPOCHS))
+
+    def _stops_early(self, n_rows: int, held_out: bool) -> bool:
+        if isinstance(self.early_stopping, str):
+            return held_out or n_rows >= _MANY_ROWS
+        return bool(self.early_stopping)
+
+    def _steps_at_most(self) -> int:
+        if isinstance(self.max_steps, str):
+            return int(self.n_supervision_steps)
+        return int(self.max_steps)
+
+    def _learning_rate(self) -> float:
+        return 2e-3 if isinstance(self.lr, str) else self.lr
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
