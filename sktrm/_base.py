@@ -155,7 +155,8 @@ class BaseTRM(BaseEstimator):
         if held_out is not None and self._stops_early(len(rows), held_out=True):
             net.n_iter_no_change = self.n_iter_no_change
         if n_epochs and self._is_worth_compiling(len(rows) * n_epochs):
-            net.module_.compile_net(self._n_slots)
+            sizes = (self._n_slots, *rows.inputs.shape[1:])
+            net.module_.compile_step(rows.inputs.new_zeros(sizes))
         net.begin(len(rows) * n_epochs if n_epochs else None)
         try:
             net.partial_fit(rows, epochs=n_epochs or 1)

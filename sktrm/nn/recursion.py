@@ -179,8 +179,8 @@ class TinyRecursionModel(nn.Module):
         self.n_latent_recursions = n_latent_recursions
         self.n_deep_recursions = n_deep_recursions
         self.dtype = dtype
-        # A number of rows, and ``net`` compiled for batches of so many.
-        self._compiled: tuple[int, Callable[[Tensor], Tensor]] | None = None
+        # A number of rows, and the step compiled for batches of so many.
+        self._compiled: tuple[int, Callable[..., StepOutput]] | None = None
         for name in ("y_init", "z_init"):
             start = truncated_normal(hidden_size, std=1.0, generator=generator)
             self.register_buffer(name, start)
@@ -248,6 +248,11 @@ class TinyRecursionModel(nn.Module):
             generator=generator,
         )
 
+    @property
+    def working_dtype(self) -> torch.dtype:
+        """Precision of states and products."""
+        return self.dtype or next(self.parameters()).dtype
+
     def initial_carry(
         self,
         n_rows: int,
@@ -259,7 +264,7 @@ class TinyRecursionModel(nn.Module):
         ``noise`` is the deviation of normal numbers from ``generator`` added to it.
         """
         shape = (n_rows, *self.state_shape)
-        dtype = self.dtype or next(self.parameters()).dtype
+        dtype = self.working_dtype
         start = Carry(
             self.y_init.to(dtype).expand(shape), self.z_init.to(dtype).expand(shape)
         )
@@ -280,34 +285,10 @@ class TinyRecursionModel(nn.Module):
 
     def latent_recursion(self, x: Tensor, y: Tensor, z: Tensor) -> Carry:
         """Loop 1 of Figure 3: update z n times given x, y, z; then y given y, z."""
-        net = self._net_for(len(x))
         for _ in range(self.n_latent_recursions):
-            z = net(x + y + z)
-        y = net(y + z)
+            z = self.net(x + y + z)
+        y = self.net(y + z)
         return Carry(y, z)
-
-    def compile_net(self, n_rows: int) -> None:
-        """Compile ``net`` for batches of ``n_rows``; others go on as they are.
-
-        Takes some ten seconds for the first model of a size. Copies of the model must
-        be made before: they would share what is compiled. Warns and changes nothing
-        where torch cannot compile.
-        """
-        compiled = torch.compile(self.net.forward, dynamic=False)
-        try:
-            with torch.no_grad():
-                compiled(self.initial_carry(n_rows).y)
-        # Whatever is missing, from a C++ compiler to a writable cache: go on without.
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            warnings.warn(f"Could not compile the network: {reason}", stacklevel=2)
-            return
-        self._compiled = (n_rows, compiled)
-
-    def _net_for(self, n_rows: int) -> Callable[[Tensor], Tensor]:
-        if self._compiled is not None and self._compiled[0] == n_rows:
-            return self._compiled[1]
-        return self.net
 
     def deep_recursion(self, x: Tensor, y: Tensor, z: Tensor) -> Carry:
         """Loop 2 of Figure 3: T - 1 latent recursions without gradient, one with."""
@@ -333,8 +314,49 @@ class TinyRecursionModel(nn.Module):
         Without ``carry`` every row starts afresh, with it those marked in ``fresh``
         (batch,). The returned carry is detached.
         """
+        n_rows = len(inputs)
+        if self._compiled is not None and self._compiled[0] == n_rows:
+            if carry is None:  # always the same arguments: nothing compiles anew
+                start = self.initial_carry(n_rows)
+                carry = Carry(start.y.contiguous(), start.z.contiguous())
+            if fresh is None:
+                fresh = torch.zeros(n_rows, dtype=torch.bool, device=inputs.device)
+            return self._compiled[1](inputs, carry, task_ids, fresh)
+        with weights_cast_once(self.net, self.working_dtype):
+            return self._step(inputs, carry, task_ids, fresh)
+
+    def _step(
+        self,
+        inputs: Tensor,
+        carry: Carry | None,
+        task_ids: Tensor | None,
+        fresh: Tensor | None,
+    ) -> StepOutput:
+        """Embed, recurse, read both heads."""
         x = self.embed(inputs, task_ids)
-        with weights_cast_once(self.net, x.dtype):
-            y, z = self.deep_recursion(x, *self.start(len(x), carry, fresh))
+        y, z = self.deep_recursion(x, *self.start(len(x), carry, fresh))
         answer_logits = self.answer_head(y)[:, self.n_prefix_tokens :]
         return StepOutput(Carry(y, z).detach(), answer_logits, self.halt_head(y))
+
+    def compile_step(self, inputs: Tensor) -> None:
+        """Compile training steps on batches of the size of ``inputs``.
+
+        Batches of another size go on as they are. Takes half a minute for the first
+        model of a size. Copies of the model must be made before: they would share what
+        is compiled. Warns and changes nothing where torch cannot compile.
+        """
+        compiled = torch.compile(self._step, dynamic=False)
+        self._compiled = (len(inputs), compiled)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's own, of no use to anyone
+                output = self(inputs)
+                # The backward pass is compiled when it is first needed.
+                (output.answer_logits.sum() + output.halt_logit.sum()).backward()
+        # Whatever is missing, from a C++ compiler to a writable cache: go on without.
+        except Exception as error:
+            self._compiled = None
+            reason = str(error).strip().splitlines()[0]
+            warnings.warn(f"Could not compile the network: {reason}", stacklevel=2)
+        finally:
+            self.zero_grad(set_to_none=True)

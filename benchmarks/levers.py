@@ -1,0 +1,191 @@
+"""Levers of training that are in the literature, each against the defaults.
+
+``python benchmarks/levers.py sudoku.csv --seconds 150`` trains on two tasks, the
+puzzles of the file and generated 6x6 Sudokus without a clue too many, each lever for
+equally long, and prints one table: exact match on validation puzzles. What does not
+pay is here and not in the package.
+"""
+
+import argparse
+import time
+
+import numpy as np
+import torch
+from sklearn.model_selection import GroupShuffleSplit
+from skorch.callbacks import Callback
+
+from sktrm import TRMSolver
+from sktrm import _training as training
+from sktrm._tries import Tries
+from sktrm.datasets import load_sudoku, make_sudoku
+from sktrm.nn import Carry, StepOutput
+
+N_STARTS = 4
+
+
+class DepthCurriculum(Callback):
+    """T = 1 for the first part of the training (after CGAR, arXiv 2511.08653)."""
+
+    def __init__(self, share=0.5):
+        self.share = share
+
+    def on_batch_begin(self, net, **kwargs):
+        """Choose the depth of this step."""
+        net.module_.n_deep_recursions = 1 if net._progress() < self.share else 2
+
+
+class Both(torch.optim.Optimizer):
+    """Muon for the matrices of the network, AdamW for everything else."""
+
+    def __init__(self, parameters, lr, weight_decay, betas):
+        matrices, rest = [], []
+        for parameter in next(iter(parameters))["params"]:  # skorch gives one group
+            square = parameter.dim() == 2 and min(parameter.shape) > 16
+            (matrices if square else rest).append(parameter)
+        muon = torch.optim.Muon(
+            matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        adamw = torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay, betas=betas)
+        super().__init__([*matrices, *rest], {})
+        self.both = muon, adamw
+        self.param_groups = [*muon.param_groups, *adamw.param_groups]
+
+    def step(self, closure=None):
+        """Let each take its step."""
+        for optimizer in self.both:
+            optimizer.step()
+
+
+class MuonSolver(TRMSolver):
+    """Trained by Muon."""
+
+    def _make_net(self, model, slots):
+        net = super()._make_net(model, slots)
+        return net.set_params(optimizer=Both)
+
+
+class WinnerNet(training.DeepSupervisionNet):
+    """Each row thinks from several starts; the best answer alone is trained."""
+
+    def train_step(self, batch, **fit_params):
+        """One supervision step from every start of every row."""
+        n_rows, n_starts = len(batch.inputs), len(self.starts)
+        starts = Carry(*(torch.cat(s) for s in zip(*self.starts, strict=True)))
+        carry = batch.carry
+        if carry is None:
+            carry = Carry(*(s.expand(n_rows, *s.shape) for s in starts))
+        else:
+            fresh = batch.fresh.view(-1, *[1] * starts.y.dim())
+            carry = Carry(
+                *(torch.where(fresh, s, c) for s, c in zip(starts, carry, strict=True))
+            )
+        carry = Carry(*(s.flatten(0, 1) for s in carry))
+        labels = batch.labels.repeat_interleave(n_starts, 0)
+        self._set_training(True)
+        output = self.module_(batch.inputs.repeat_interleave(n_starts, 0), carry)
+        answer, halt = self.criterion_.parts(output, labels)
+        winner = answer.view(n_rows, n_starts).argmin(1)
+        flat = torch.arange(n_rows) * n_starts + winner
+        # Every try learns to judge itself; the best alone learns to answer.
+        loss = answer[flat].mean() + training.HALT_WEIGHT * halt.mean()
+        self._zero_grad_optimizer()
+        loss.backward()
+        self._guard(loss, self._clip())
+        self._set_lr()
+        self.optimizer_.step()
+        self.n_optimizer_steps_ += 1
+        for average in self.average_:
+            average.update_parameters(self.module_)
+        kept = Carry(*(s.view(n_rows, n_starts, *s.shape[1:]) for s in output.carry))
+        halts = output.halt_logit.view(n_rows, n_starts).amax(1)
+        self.slots.advance(StepOutput(kept, output.answer_logits, halts))
+        return {"loss": loss.detach(), "y_pred": output.answer_logits.detach()}
+
+
+class WinnerSolver(TRMSolver):
+    """Winner takes all over N_STARTS states (after Dillon, arXiv 2601.19085)."""
+
+    def _make_net(self, model, slots):
+        net = super()._make_net(model, slots)
+        net.__class__ = WinnerNet
+        tries = Tries(N_STARTS, self.rollout_noise, self._seeds[3])
+        net.starts = [tries.start(model, k) for k in range(N_STARTS)]
+        self._n_slots *= N_STARTS  # so many rows the compiled network sees
+        return net
+
+
+# Class, parameters, and how to predict.
+LEVERS = {
+    "defaults": (TRMSolver, {}, {}),
+    "depth curriculum": (TRMSolver, {"callbacks": [DepthCurriculum()]}, {}),
+    "winner of 4 starts": (WinnerSolver, {"batch_size": 8}, {}),
+    "the same, 4 tries": (None, {}, {"n_rollouts": N_STARTS}),
+    "batches of 64": (TRMSolver, {"batch_size": 64}, {}),
+    "linear schedule": (TRMSolver, {"lr_schedule": "linear"}, {}),
+    "constant rate": (TRMSolver, {"lr_schedule": "constant"}, {}),
+    "Muon": (MuonSolver, {}, {}),
+    "Muon, half the rate": (MuonSolver, {"lr": 2e-3}, {}),
+    "expansion 2": (TRMSolver, {"expansion": 2.0}, {}),
+    "one layer": (TRMSolver, {"n_layers": 1}, {}),
+    "one layer, n = 3": (TRMSolver, {"n_layers": 1, "n_latent_recursions": 3}, {}),
+}
+
+
+def split(X, y, n_held_out):
+    """Hold out puzzles; a solution is in one part alone."""
+    _, solution = np.unique(y.reshape(len(y), -1), axis=0, return_inverse=True)
+    splitter = GroupShuffleSplit(1, test_size=n_held_out / len(y), random_state=0)
+    kept, held_out = next(splitter.split(X, groups=solution))
+    return X[kept], y[kept], X[held_out], y[held_out]
+
+
+def tasks(path):
+    if path:
+        yield path, 1.0, split(*load_sudoku(path, return_X_y=True), 300)
+    X, y = make_sudoku(3300, box=(2, 3), n_clues=10, random_state=20)
+    yield "6x6, about 10 clues", 0.5, split(X, y, 300)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sudoku", nargs="?", help="CSV file of 9x9 puzzles")
+    parser.add_argument("--seconds", type=float, default=150, help="half for 6x6")
+    parser.add_argument("--levers", nargs="*", default=list(LEVERS))
+    parser.add_argument("--tasks", type=int, nargs="*", default=[0, 1])
+    parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--own-time", action="store_true", help="count the process's time, not the wall"
+    )
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.own_time:
+        training.perf_counter = time.process_time
+    print(f"{'task':<24}{'lever':<22}{'updates':<9}{'trained':<9}x 4")
+    every = list(tasks(args.sudoku))
+    for task, share, (X, y, X_val, y_val) in (every[i] for i in args.tasks):
+        for lever in args.levers:
+            solver_class, parameters, how = LEVERS[lever]
+            if solver_class is not None:
+                solver = solver_class(
+                    symbols="interchangeable",
+                    max_epochs=10**6,
+                    max_time=share * args.seconds,
+                    compile=True,
+                    random_state=0,
+                ).set_params(**parameters)
+                solver.fit(X, y)
+            depth = solver.n_supervision_steps
+            exact = [
+                solver.score(X_val, y_val, max_steps=times * depth, **how)
+                for times in (1, 4)
+            ]
+            print(
+                f"{task[-22:]:<24}{lever:<22}{solver.net_.n_optimizer_steps_:<9}"
+                + "".join(f"{share:<9.3f}" for share in exact),
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
