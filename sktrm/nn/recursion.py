@@ -1,9 +1,10 @@
 """The recursion of the paper's Figure 3: loops 1 and 2, and the two heads."""
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,14 @@ from sktrm.nn.blocks import (
     check_sizes,
     truncated_normal,
     weights_cast_once,
+)
+
+
+# Else torch counts the models of a process together and soon gives up compiling.
+_ISOLATED: dict[str, Any] = (
+    {"isolate_recompiles": True}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters
+    else {}
 )
 
 
@@ -345,11 +354,11 @@ class TinyRecursionModel(nn.Module):
         model of a size. Copies of the model must be made before: they would share what
         is compiled. Warns and changes nothing where torch cannot compile.
         """
-        compiled = torch.compile(self._step, dynamic=False)
-        self._compiled = (len(inputs), compiled)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's own, of no use to anyone
+                compiled = torch.compile(self._step, dynamic=False, **_ISOLATED)
+                self._compiled = (len(inputs), compiled)
                 output = self(inputs)
                 # The backward pass is compiled when it is first needed.
                 (output.answer_logits.sum() + output.halt_logit.sum()).backward()
