@@ -125,7 +125,8 @@ LEVERS = {
     "constant rate": (TRMSolver, {"lr_schedule": "constant"}, {}),
     "Muon": (MuonSolver, {}, {}),
     "Muon, half the rate": (MuonSolver, {"lr": 2e-3}, {}),
-    "expansion 2": (TRMSolver, {"expansion": 2.0}, {}),
+    "expansion 4": (TRMSolver, {"expansion": 4.0}, {}),
+    "expansion 1": (TRMSolver, {"expansion": 1.0}, {}),
     "one layer": (TRMSolver, {"n_layers": 1}, {}),
     "one layer, n = 3": (TRMSolver, {"n_layers": 1, "n_latent_recursions": 3}, {}),
 }

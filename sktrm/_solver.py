@@ -52,9 +52,10 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
     n_heads : int, default=4
         Heads of attention, and of token mixing with ``symbols``; must divide
         ``hidden_size``.
-    expansion : float, default=4.0
+    expansion : float or "auto", default="auto"
         Width of the SwiGLU layers relative to their input. Two thirds of it are used,
         rounded up to a multiple of 256; with ``symbols``, that of the ReLU layers.
+        "auto" is 4, as in [1]_, and 2 with ``symbols``.
     mixer : {"auto", "attention", "mlp"}, default="auto"
         How cells exchange information: self-attention, or token mixing: a SwiGLU along
         the sequence, and with ``symbols`` a learned matrix for each head. "auto" takes
@@ -201,6 +202,10 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
 
     _parameter_constraints: dict[str, Any] = {
         **BaseTRM._parameter_constraints,
+        "expansion": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
         "positions": [StrOptions(set(POSITIONS))],
         "n_prefix_tokens": [Interval(Integral, 0, None, closed="left")],
         "rollout_noise": [Interval(Real, 0, None, closed="left")],
@@ -217,7 +222,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         hidden_size: int | str = "auto",
         n_layers: int = 2,
         n_heads: int = 4,
-        expansion: float = 4.0,
+        expansion: float | str = "auto",
         mixer: str = "auto",
         positions: str = "rope",
         n_prefix_tokens: int = 0,
@@ -427,16 +432,18 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
             fixed = self._encoder.x_shape is not None
             short = self._encoder.length <= _LONGEST_TOKEN_MIXING
             mixer = "mlp" if fixed and short else "attention"
-        hidden_size = self.hidden_size
+        hidden_size, expansion = self.hidden_size, self.expansion
         if hidden_size == "auto":
             hidden_size = 128 if self.symbols is None else 32
+        if expansion == "auto":
+            expansion = 4.0 if self.symbols is None else 2.0
         sizes = {
             "n_tokens": self._encoder.vocabulary.n_tokens,
             "length": self._encoder.length,
             "hidden_size": hidden_size,
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,
-            "expansion": self.expansion,
+            "expansion": expansion,
             "mixer": mixer,
             "positions": self.positions,
             "n_latent_recursions": self.n_latent_recursions,
