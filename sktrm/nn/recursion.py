@@ -18,7 +18,6 @@ from sktrm.nn.blocks import (
     weights_cast_once,
 )
 
-
 # Else torch counts the models of a process together and soon gives up compiling.
 _ISOLATED: dict[str, Any] = (
     {"isolate_recompiles": True}
