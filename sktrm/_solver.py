@@ -92,7 +92,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         Decay, per optimiser step, of the moving average of the weights that predicts;
         0 predicts with the last weights. The average starts faster and reaches this
         decay after 9,000 steps.
-    max_epochs : int, default=50
+    max_epochs : int, default=30
         Passes over the data. An epoch starts every row exactly once.
     max_time : float or None, default=None
         Seconds after which training ends, before ``max_epochs`` if need be; the
@@ -236,7 +236,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         weight_decay: float = 0.1,
         max_grad_norm: float | None = 1.0,
         ema_decay: float = 0.999,
-        max_epochs: int = 50,
+        max_epochs: int = 30,
         max_time: float | None = None,
         batch_size: int = 32,
         rollout_noise: float = 1.0,
