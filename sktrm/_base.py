@@ -27,7 +27,7 @@ _POSITIVE = [Interval(Integral, 1, None, closed="left")]
 _SHARE = [Interval(Real, 0, 1, closed="both")]
 # Steps at prediction for each in training: hard rows need them, others halt.
 _DEEPER = 8
-# Compiling takes about 20 seconds and saves two fifths of the time after that.
+# Compiling takes up to a minute and saves half of the time after that.
 _SECONDS_WORTH_COMPILING = 60.0
 _STEPS_WORTH_COMPILING = 300
 
