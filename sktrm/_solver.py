@@ -142,8 +142,8 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         bfloat16 where the machine multiplies matrices faster with it, else float32.
     compile : bool or "auto", default="auto"
         Train a network compiled with :func:`torch.compile`, which needs a C++ compiler
-        and takes some 20 seconds at first. "auto" does so with ``symbols`` and token
-        mixing on a CPU, where training takes two fifths less time, if it will last: at
+        and takes up to a minute at first. "auto" does so with ``symbols`` and token
+        mixing on a CPU, where training then takes half the time, if it will last: at
         least 300 rows for each of ``batch_size``, all epochs together, and no
         ``max_time`` below a minute.
     callbacks : list of skorch callbacks, default=None
