@@ -29,7 +29,6 @@ class Tries:
         self.noise = noise
         self.seed = seed
         self.views = views  # each of one row
-        self._starts: dict[int, Carry] = {}
 
     def __len__(self) -> int:
         return self.n_starts * len(self.views)
@@ -37,12 +36,10 @@ class Tries:
     def start(self, model: TinyRecursionModel, number: int) -> Carry:
         """Return the state (1, ...) from which try ``number`` sets out."""
         start = number // len(self.views)
-        if start not in self._starts:
-            # On the CPU, so that all devices think alike.
-            generator = torch.Generator().manual_seed(self.seed + start)
-            noise = self.noise if start else 0.0
-            self._starts[start] = model.initial_carry(1, noise, generator)
-        return self._starts[start]
+        # Drawn anew each time: of a million tries, the states would fill the memory. On
+        # the CPU, so that all devices think alike.
+        generator = torch.Generator().manual_seed(self.seed + start)
+        return model.initial_carry(1, self.noise if start else 0.0, generator)
 
     def see(self, questions: Tensor, number: int) -> Tensor:
         """Return ``questions`` (rows, length) as try ``number`` looks at them."""

@@ -266,3 +266,12 @@ def test_checkers_of_puzzles():
         is_solved_sudoku(np.zeros((2, 3), dtype=int), np.zeros((2, 3), dtype=int))
     with pytest.raises(ValueError, match=r"box=\(3, 3\)"):
         is_solved_sudoku(empty, y[0], box=(3, 3))
+
+
+def test_tries_hold_no_states(guesser):
+    tries = Tries(10**6, noise=1.0, seed=0)
+    held = dict(vars(tries))
+    starts = [tries.start(guesser.module_, number) for number in (0, 5, 5, 6)]
+    assert vars(tries) == held
+    torch.testing.assert_close(starts[1].y, starts[2].y, rtol=0, atol=0)
+    assert not torch.equal(starts[2].y, starts[3].y)
