@@ -1,0 +1,327 @@
+"""What a step costs: ours, plain eager code and, if you have it, the authors' code.
+
+``python benchmarks/speed.py`` takes about ten minutes on two cores. The contenders of a
+case take turns, so that a noisy machine is noisy for all; medians, with the least and
+the largest time behind them. FLOP/s are those of the matrix products of the network,
+as a share of what one large product reaches here in bfloat16. ``--reference DIR`` adds
+the authors' code from a checkout of theirs (it needs einops and pydantic).
+"""
+
+import argparse
+import copy
+import multiprocessing
+import platform
+import resource
+import statistics
+import sys
+import time
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from torch.utils.flop_counter import FlopCounterMode
+
+from sktrm import TRMClassifier, TRMSolver
+from sktrm.datasets import make_sudoku
+
+PAPER = {"n_latent_recursions": 6, "n_deep_recursions": 3, "n_supervision_steps": 16}
+
+
+def grids(n, n_cells, n_symbols):
+    X = np.random.RandomState(0).randint(1, n_symbols + 1, size=(n, n_cells))
+    return X, X
+
+
+def table(n):
+    rng = np.random.RandomState(0)
+    return rng.normal(size=(n, 20)), rng.randint(2, size=n)
+
+
+def plain(width, mixer, n_cells):
+    settings = {"hidden_size": width, "mixer": mixer, "n_heads": 8, **PAPER}
+    return TRMSolver(**settings, n_prefix_tokens=16), grids, (n_cells, 9)
+
+
+def equivariant(width):
+    return TRMSolver(hidden_size=width, symbols="interchangeable"), grids, (81, 9)
+
+
+# Name: estimator, data, their sizes.
+CASES = {
+    "512, mlp, 81 cells": plain(512, "mlp", 81),
+    "512, attention, 81 cells": plain(512, "attention", 81),
+    "128, mlp, 81 cells": plain(128, "mlp", 81),
+    "128, attention, 81 cells": plain(128, "attention", 81),
+    "128, attention, 900 cells": plain(128, "attention", 900),
+    "equivariant 32, 81 x 9": equivariant(32),
+    "equivariant 96, 81 x 9": equivariant(96),
+    "table of 20 columns": (TRMClassifier(), table, ()),
+}
+
+
+class Ours:
+    """Train step of the estimator, skorch and all, and a step of prediction."""
+
+    def __init__(self, case, batch_size, device, **parameters):
+        estimator, make, sizes = case
+        estimator = clone(estimator).set_params(
+            batch_size=batch_size,
+            max_epochs=1,
+            device=device,
+            random_state=0,
+            **parameters,
+        )
+        estimator.fit(*make(2 * batch_size, *sizes))
+        self.net, self.module = estimator.net_, estimator.module_
+        self.inputs, self.labels, _ = self.net.slots.data
+        self.carry = None
+
+    def train(self):
+        """One optimiser step on a full batch."""
+        slots = self.net.slots
+        slots.free[:] = False
+        self.net.train_step(slots._batch())
+
+    def predict(self):
+        """One supervision step without gradient."""
+        with torch.inference_mode():
+            self.carry = self.module(self.inputs, self.carry).carry
+
+
+class Eager:
+    """The same network, written down plainly: autocast, nothing compiled or cast once.
+
+    What a user of torch would write first; the issue's yardstick for the fast path.
+    """
+
+    def __init__(self, ours):
+        self.inputs, self.labels = ours.inputs, ours.labels.long()
+        net = ours.net
+        self.module = copy.deepcopy(net.predictor_)  # the average is never compiled
+        self.module.dtype = None
+        self.criterion = net.criterion_
+        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4)
+        self.device = torch.device(ours.inputs.device).type
+        self.carry = None
+
+    def _step(self):
+        with torch.autocast(self.device, torch.bfloat16):
+            output = self.module._step(self.inputs, self.carry, None, None)
+        self.carry = output.carry
+        return output
+
+    def train(self):
+        """One optimiser step on a full batch."""
+        loss = self.criterion(self._step(), self.labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        self.optimizer.step()
+
+    def predict(self):
+        """One supervision step without gradient."""
+        with torch.inference_mode():
+            self._step()
+        self.carry = None
+
+
+class Reference:
+    """The authors' code in one of its modes, from a checkout of theirs."""
+
+    def __init__(self, folder, estimator, batch_size, length, device, dtype, compiled):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+        from models.losses import ACTLossHead
+        from models.recursive_reasoning.trm import TinyRecursiveReasoningModel_ACTV1
+
+        model = TinyRecursiveReasoningModel_ACTV1(
+            {
+                "batch_size": batch_size,
+                "seq_len": length,
+                "num_puzzle_identifiers": 1,
+                "vocab_size": 11,
+                "H_cycles": estimator.n_deep_recursions,
+                "L_cycles": estimator.n_latent_recursions,
+                "H_layers": 0,
+                "L_layers": 2,
+                "hidden_size": estimator.hidden_size,
+                "expansion": 4.0,
+                "num_heads": estimator.n_heads,
+                "pos_encodings": "rope",
+                "halt_max_steps": 16,
+                "halt_exploration_prob": 0.1,
+                "puzzle_emb_ndim": estimator.hidden_size,
+                "puzzle_emb_len": 16,
+                "mlp_t": estimator.mixer == "mlp",
+                "forward_dtype": dtype,
+            }
+        )
+        self.head = ACTLossHead(model, "stablemax_cross_entropy").to(device)
+        self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=1e-4)
+        tokens = torch.randint(1, 10, (batch_size, length), device=device)
+        self.batch = {
+            "inputs": tokens.int(),
+            "labels": tokens,
+            "puzzle_identifiers": torch.zeros(batch_size, device=device).int(),
+        }
+        with torch.device(device):
+            self.carry = self.head.initial_carry(self.batch)
+        self.head = torch.compile(self.head, dynamic=False) if compiled else self.head
+        self.batch_size = batch_size
+
+    def train(self):
+        """One optimiser step on a full batch."""
+        self.head.train()
+        self.carry, loss, *_ = self.head(
+            carry=self.carry, batch=self.batch, return_keys=[]
+        )
+        self.optimizer.zero_grad()
+        (loss / self.batch_size).backward()
+        self.optimizer.step()
+
+    def predict(self):
+        """One supervision step without gradient."""
+        self.head.eval()
+        with torch.inference_mode():
+            self.head(carry=self.carry, batch=self.batch, return_keys=[])
+
+
+def wait(device):
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def seconds(step, device):
+    wait(device)
+    start = time.perf_counter()
+    step()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def matrix_rate(device):
+    """FLOP/s of one large product in bfloat16, the best of ten."""
+    n = 2048 if device == "cpu" else 8192
+    a = torch.ones(n, n, dtype=torch.bfloat16, device=device)
+    return 2 * n**3 / min(seconds(lambda: a @ a, device) for _ in range(10))
+
+
+def flops(contender):
+    """Operations of the matrix products in one train step of eager code."""
+    with FlopCounterMode(display=False) as counter:
+        contender.train()
+    return counter.get_total_flops()
+
+
+def contenders(name, args):
+    estimator, _, sizes = CASES[name]
+    ours = Ours(CASES[name], args.batch_size, args.device)
+    found = {"ours": ours, "eager": Eager(ours)}
+    if isinstance(estimator, TRMSolver) and estimator.symbols is not None:
+        compiled = Ours(CASES[name], args.batch_size, args.device, compile=True)
+        found = {"ours, compiled": compiled, **found}
+    elif args.reference and isinstance(estimator, TRMSolver):
+        for dtype in ("float32", "bfloat16"):
+            for compiled in (False, True):
+                mode = f"authors, {dtype}{', compiled' if compiled else ''}"
+                found[mode] = Reference(
+                    args.reference,
+                    estimator,
+                    args.batch_size,
+                    sizes[0],
+                    args.device,
+                    dtype,
+                    compiled,
+                )
+    return found
+
+
+def peak_memory(name, contender, args):
+    """Peak megabytes of a fresh process that takes three training steps."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_peak, (name, contender, args))
+
+
+def _peak(name, contender, args):
+    chosen = contenders(name, args)[contender]
+    for _ in range(3):
+        chosen.train()
+    if args.device != "cpu":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def measure(name, args, rate):
+    found = contenders(name, args)
+    work = flops(found["eager"])
+    for contender in found.values():  # compile, warm up
+        contender.train()
+        contender.predict()
+    times = {c: ([], []) for c in found}
+    for _ in range(args.rounds):
+        for c, contender in found.items():
+            times[c][0].append(seconds(contender.train, args.device))
+            times[c][1].append(seconds(contender.predict, args.device))
+    for c, (train, predict) in times.items():
+        share = work / statistics.median(train) / rate
+        memory = f"{peak_memory(name, c, args):.0f}" if args.memory else "-"
+        print(
+            f"{name:<27}{c:<30}{spread(train):<22}{spread(predict):<22}"
+            f"{100 * share:<10.0f}{memory}",
+            flush=True,
+        )
+
+
+def spread(times):
+    low, middle, high = min(times), statistics.median(times), max(times)
+    return f"{1e3 * middle:.1f} ({1e3 * low:.1f}-{1e3 * high:.1f})"
+
+
+def prediction(args):
+    """Puzzles a second: rows that halt, against always all steps."""
+    X, y = make_sudoku(2500, box=(2, 3), n_clues=14, random_state=0)
+    solver = TRMSolver(
+        symbols="interchangeable",
+        max_epochs=10**6,
+        max_time=60,
+        device=args.device,
+        random_state=0,
+    ).fit(X[:2000], y[:2000])
+    for name, threshold in (("rows halt", 0.95), ("all 32 steps", 1.0)):
+        solver.halt_threshold = threshold
+        start = time.perf_counter()
+        exact = solver.score(X[2000:], y[2000:])
+        rate = 500 / (time.perf_counter() - start)
+        print(f"{name:<20}{rate:.0f} puzzles a second, exact match {exact:.3f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reference", help="a checkout of the authors' code")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--cases", nargs="*", default=list(CASES))
+    parser.add_argument("--memory", action="store_true", help="measure it, too")
+    parser.add_argument("--predict", action="store_true", help="measure it, too")
+    args = parser.parse_args()
+    args.batch_size = args.batch_size or (32 if args.device == "cpu" else 768)
+    rate = matrix_rate(args.device)
+    print(
+        f"python {platform.python_version()}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()},"
+        f" {args.device}, bfloat16 products {rate / 1e9:.0f} GFLOP/s"
+    )
+    print(
+        f"{'case, batch ' + str(args.batch_size):<27}{'code':<30}"
+        f"{'training step, ms':<22}{'prediction step, ms':<22}{'% of rate':<10}MB"
+    )
+    for name in args.cases:
+        measure(name, args, rate)
+    if args.predict:
+        prediction(args)
+
+
+if __name__ == "__main__":
+    main()
