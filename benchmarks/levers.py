@@ -120,6 +120,7 @@ LEVERS = {
     "depth curriculum": (TRMSolver, {"callbacks": [DepthCurriculum()]}, {}),
     "winner of 4 starts": (WinnerSolver, {"batch_size": 8}, {}),
     "the same, 4 tries": (None, {}, {"n_rollouts": N_STARTS}),
+    "batches of 16": (TRMSolver, {"batch_size": 16}, {}),
     "batches of 64": (TRMSolver, {"batch_size": 64}, {}),
     "linear schedule": (TRMSolver, {"lr_schedule": "linear"}, {}),
     "constant rate": (TRMSolver, {"lr_schedule": "constant"}, {}),
