@@ -84,7 +84,7 @@ def _looks_categorical(X: Any, index: int) -> bool:
     if X.dtype != object:
         return X.dtype.kind in "bUS"
     # Numbers come as objects, too: only strings and truth values are categories.
-    return any(isinstance(value, str | bool | np.bool) for value in X[:, index])
+    return any(isinstance(value, str | bool | np.bool_) for value in X[:, index])
 
 
 def _kind(series: Any) -> str:
