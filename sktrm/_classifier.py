@@ -22,7 +22,7 @@ from sklearn.utils.validation import (
 from sktrm._base import BaseTRM
 from sktrm._slots import Rows
 from sktrm._table_answers import TableAnswers
-from sktrm._tables import Table, TableEncoder
+from sktrm._tables import Table, TableEncoder, is_missing
 from sktrm.nn import TinyRecursionModel, build_table_model
 
 _WIDEST_TOKEN_MIXING = 128
@@ -422,13 +422,14 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
                 f"the target y is None."
             )
         table = self._check_X(X, reset=reset)
-        y = check_array(y, ensure_2d=False, dtype=None, input_name=f"y{of}")
-        y = column_or_1d(y, warn=True)
+        y = _check_labels(y, f"y{of}")
         check_consistent_length(table.columns[0], y)
-        check_classification_targets(y)
+        if sample_weight is not None and not np.any(sample_weight):
+            raise ValueError(
+                f"sample_weight{of} must contain at least one non-zero number, got "
+                f"zeros only."
+            )
         weights = _check_sample_weight(sample_weight, y, ensure_non_negative=True)
-        if not weights.any():
-            raise ValueError(f"Every sample_weight{of} is zero: no row is left.")
         return table, y, weights
 
     def _learn_columns(self, table: Table, weights: np.ndarray) -> None:
@@ -508,3 +509,15 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         tags.input_tags.allow_nan = True
         tags.input_tags.categorical = True
         return tags
+
+
+def _check_labels(y: Any, name: str) -> np.ndarray:
+    """Return labels (n,); raise if one is missing."""
+    y = check_array(
+        y, ensure_2d=False, dtype=None, ensure_all_finite="allow-nan", input_name=name
+    )
+    y = column_or_1d(y, warn=True)
+    if y.dtype.kind in "fO" and any(is_missing(label, name) for label in y.tolist()):
+        raise ValueError(f"Input {name} contains NaN or None: every row needs a label.")
+    check_classification_targets(y)
+    return y
