@@ -424,7 +424,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         table = self._check_X(X, reset=reset)
         y = _check_labels(y, f"y{of}")
         check_consistent_length(table.columns[0], y)
-        if sample_weight is not None and not np.any(sample_weight):
+        if sample_weight is not None and not np.asarray(sample_weight).any():
             raise ValueError(
                 f"sample_weight{of} must contain at least one non-zero number, got "
                 f"zeros only."
