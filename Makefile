@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+OLDEST := .venv-oldest
 
-.PHONY: demo test check lint types format examples bench clean
+.PHONY: demo test check check-oldest lint types format examples bench clean
 
 # make demo                                  9x9 Sudokus from the generator
 # make demo DATA=puzzles.csv [MAX_RATING=1.5] your own puzzles
@@ -14,6 +15,11 @@ test: $(READY)
 	$(BIN)/python -m pytest
 
 check: lint types test
+
+# The contract and the ecosystem on the oldest scikit-learn that is supported.
+check-oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python -m pytest tests/test_common.py tests/test_ecosystem.py \
+		tests/test_classifier.py tests/test_tables.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -39,5 +45,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,plot]'
 	touch $(READY)
 
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
+		--editable '.[plot]' pandas polars pytest
+	touch $(OLDEST)/.ready
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv $(OLDEST) .mypy_cache .pytest_cache .ruff_cache

@@ -48,7 +48,7 @@ class _Asking:
         except Exception as error:
             error.add_note(f"The verifier raised this at row {row} of X.")
             raise
-        if np.ndim(verdict) or not isinstance(verdict, bool | np.bool | Integral):
+        if np.ndim(verdict) or not isinstance(verdict, bool | np.bool_ | Integral):
             raise ValueError(
                 f"verifier must return True or False for a row, got {verdict!r} at row "
                 f"{row} of X."

@@ -1,6 +1,7 @@
 """What the estimators share: parameters, seeds, training, stepping, pickling."""
 
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, metadata
 from numbers import Integral, Real
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from sktrm._device import DTYPES, choose_device, choose_dtype
 from sktrm._inference import Solution, solve, stages
+from sktrm._progress import CallbackSupportMixin, train_in_tasks
 from sktrm._slots import Rows, Slots
 from sktrm._training import LR_SCHEDULES, DeepSupervisionNet
 from sktrm._tries import Choice, Tries
@@ -32,7 +34,7 @@ _SECONDS_WORTH_COMPILING = 60.0
 _STEPS_WORTH_COMPILING = 300
 
 
-class BaseTRM(BaseEstimator):
+class BaseTRM(CallbackSupportMixin, BaseEstimator):
     """Base of the estimators around a tiny recursion model.
 
     A subclass encodes data as tokens and says which ``_make_model`` to train; this
@@ -73,6 +75,16 @@ class BaseTRM(BaseEstimator):
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
+
+    # Where the HTML display of an estimator links to.
+    _doc_link_module = "sktrm"
+
+    @property
+    def _doc_link_template(self) -> str:
+        """The API page of the documentation, if the project's metadata names one."""
+        page = documentation_page()
+        # The heading of an estimator there has its name.
+        return f"{page}#{type(self).__name__.lower()}" if page else ""
 
     # Rows at a time in prediction; None takes ``batch_size``.
     _prediction_batch: int | None = None
@@ -142,10 +154,13 @@ class BaseTRM(BaseEstimator):
             **self._loop_parameters(),
         )
 
-    def _train(self, rows: Rows, held_out: Rows | None, n_epochs: int | None) -> None:
+    def _train(
+        self, rows: Rows, held_out: Rows | None, n_epochs: int | None, **data: Any
+    ) -> None:
         """Train ``net_``; whatever ends it, keep the weights to predict with.
 
-        Without ``n_epochs``, for one epoch at a constant learning rate.
+        Without ``n_epochs``, for one epoch at a constant learning rate. ``data``, X, y
+        and metadata, are for the callbacks of scikit-learn.
         """
         net = self.net_
         net.train_split = None if held_out is None else predefined_split(held_out)
@@ -158,17 +173,30 @@ class BaseTRM(BaseEstimator):
             sizes = (self._n_slots, *rows.inputs.shape[1:])
             net.module_.compile_step(rows.inputs.new_zeros(sizes))
         net.begin(len(rows) * n_epochs if n_epochs else None)
-        try:
-            net.partial_fit(rows, epochs=n_epochs or 1)
-        finally:
-            self._adopt(net.final_state())
-            self.n_iter_ = len(net.history)
-            self.history_ = [
-                {name: value for name, value in epoch.items() if name != "batches"}
-                for epoch in net.history.to_list()
-            ]
-            if net.best_verdict_ is not None:
-                self.validation_score_ = net.best_verdict_.exact_match
+
+        def train() -> None:
+            try:
+                net.partial_fit(rows, epochs=n_epochs or 1)
+            finally:
+                self._keep_results()
+
+        train_in_tasks(self, train, net, n_epochs or 1, self._predictor_now, data)
+
+    def _keep_results(self) -> None:
+        """Take the weights to predict with and the record of the training."""
+        net = self.net_
+        self._adopt(net.final_state())
+        self.n_iter_ = len(net.history)
+        self.history_ = [
+            {name: value for name, value in epoch.items() if name != "batches"}
+            for epoch in net.history.to_list()
+        ]
+        if net.best_verdict_ is not None:
+            self.validation_score_ = net.best_verdict_.exact_match
+
+    def _predictor_now(self) -> dict[str, Any]:
+        """Return the attributes to predict with if training ended now."""
+        return {"module_": self._load(self.net_.predictor_.state_dict())}
 
     def _learning_rate(self) -> float:
         """Return ``lr``, or what stands for "auto"."""
@@ -203,9 +231,13 @@ class BaseTRM(BaseEstimator):
 
     def _adopt(self, state: dict[str, Tensor]) -> None:
         """Make ``module_`` a model with the weights ``state``."""
+        self.module_ = self._load(state)
+
+    def _load(self, state: dict[str, Tensor]) -> TinyRecursionModel:
+        """Return a model with the weights ``state``."""
         model = self._make_model(torch.Generator())
         model.load_state_dict(state)
-        self.module_ = model.to(self._device).eval()
+        return model.to(self._device).eval()
 
     def _working_dtype(self) -> torch.dtype:
         return choose_dtype(self.dtype, self._device)
@@ -213,7 +245,7 @@ class BaseTRM(BaseEstimator):
     def _hold_out(self, rows: Rows, in_classes: bool = False) -> tuple[Rows, Rows]:
         """Split off a random ``validation_fraction`` of the rows.
 
-        ``in_classes``: of each class alike, but no class's only row.
+        ``in_classes``: of each class alike, and never all rows of one.
         """
         n_held_out = round(self.validation_fraction * len(rows))
         if not 0 < n_held_out < len(rows):
@@ -223,9 +255,10 @@ class BaseTRM(BaseEstimator):
                 f"set early_stopping=False."
             )
         order = np.random.RandomState(self._seeds[2]).permutation(len(rows))
+        held_out = order[:n_held_out]
         if in_classes:
-            order = _spread(order, rows.labels.cpu().numpy()[:, 0], n_held_out)
-        held_out, kept = np.split(order, [n_held_out])
+            held_out = _of_classes(order, rows.labels.cpu().numpy()[:, 0], n_held_out)
+        kept = order[~np.isin(order, held_out)]
         return (
             Rows(*rows[torch.as_tensor(kept, device=self._device)]),
             Rows(*rows[torch.as_tensor(held_out, device=self._device)]),
@@ -306,6 +339,12 @@ class BaseTRM(BaseEstimator):
             batch = inputs[start : start + size]
             yield torch.as_tensor(batch, device=self._device)
 
+    def __copy__(self) -> "BaseTRM":
+        """Share net and module, which a pickle would rebuild."""
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
     def __getstate__(self) -> dict[str, Any]:
         """Pickle weights as arrays: they load where they were not trained."""
         state: dict[str, Any] = dict(super().__getstate__())
@@ -338,15 +377,32 @@ class BaseTRM(BaseEstimator):
         self._adopt(averaged)
 
 
-def _spread(order: np.ndarray, labels: np.ndarray, n_first: int) -> np.ndarray:
-    """Reorder rows such that the first ``n_first`` are spread over all classes."""
+def documentation_page() -> str:
+    """Return the project's documentation page, "" if its metadata names none."""
+    try:
+        entries = metadata("sktrm").get_all("Project-URL", [])
+    except PackageNotFoundError:  # imported from a folder, never installed
+        return ""
+    for entry in entries:
+        label, _, url = entry.partition(",")
+        if label.strip().lower() == "documentation":
+            return url.strip()
+    return ""
+
+
+def _of_classes(order: np.ndarray, labels: np.ndarray, n_rows: int) -> np.ndarray:
+    """Choose ``n_rows`` spread over the classes, each of which keeps a row."""
     by_class = order[np.argsort(labels[order], kind="stable")]
-    alone = np.bincount(labels)[labels[by_class]] == 1
-    several = by_class[~alone]
+    _, first = np.unique(labels[by_class], return_index=True)
+    others = np.delete(by_class, first)
+    if not len(others):
+        raise ValueError(
+            "early_stopping holds rows out, but no class in y has a second row; pass "
+            "X_val and y_val, or set early_stopping=False."
+        )
+    n_rows = min(n_rows, len(others))
     # Every k-th row of those sorted by class.
-    chosen = np.unique(np.linspace(0, len(several), n_first, endpoint=False, dtype=int))
-    rest = np.delete(several, chosen)
-    return np.concatenate((several[chosen], rest, by_class[alone]))
+    return others[np.linspace(0, len(others), n_rows, endpoint=False, dtype=int)]
 
 
 def _as_arrays(module: torch.nn.Module) -> dict[str, np.ndarray]:

@@ -1,15 +1,13 @@
 """TRMClassifier: ordinary tables in, labels and probabilities out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 from sklearn.base import ClassifierMixin
-from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils import column_or_1d, compute_class_weight, compute_sample_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call,
@@ -19,15 +17,13 @@ from sklearn.utils.validation import (
     _check_sample_weight,
     check_array,
     check_consistent_length,
-    check_is_fitted,
-    validate_data,
 )
-from torch import Tensor
 
 from sktrm._base import BaseTRM
 from sktrm._slots import Rows
-from sktrm._tables import Table, TableEncoder, find_categorical, is_frame, read_table
-from sktrm.nn import TinyRecursionModel, build_table_model, log_probabilities
+from sktrm._table_answers import TableAnswers
+from sktrm._tables import Table, TableEncoder, is_missing
+from sktrm.nn import TinyRecursionModel, build_table_model
 
 _WIDEST_TOKEN_MIXING = 128
 _MANY_ROWS = 10_000  # from here on early_stopping="auto" holds rows out
@@ -35,7 +31,7 @@ _ROWS_STARTED = 120_000  # by max_epochs="auto", over all epochs
 _EPOCHS = (20, 400)  # its limits
 
 
-class TRMClassifier(ClassifierMixin, BaseTRM):
+class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
     """Classify the rows of tables with a tiny recursive network.
 
     Every column is a token, and one more token holds the answer. The network looks at
@@ -330,24 +326,16 @@ class TRMClassifier(ClassifierMixin, BaseTRM):
             are kept.
         """
         self._validate_params()
-        if (X_val is None) != (y_val is None):
-            raise ValueError("X_val and y_val must be given together.")
         goes_on = self.warm_start and hasattr(self, "net_")
         table, y, weights = self._check_rows(X, y, sample_weight, reset=not goes_on)
         if not goes_on:
             self.classes_ = np.unique(y)
             self._learn_columns(table, weights)
-        weights = weights * compute_sample_weight(self.class_weight, y)
-        rows, held_out = self._make_rows(table, y, weights), None
-        if X_val is not None:
-            held_out = self._make_rows(
-                *self._check_rows(X_val, y_val, sample_weight_val, reset=False)
-            )
-        elif self._stops_early(len(rows), held_out=False):
-            rows, held_out = self._hold_out(rows, in_classes=True)
+        rows = self._make_rows(table, y, weights)
+        rows, held_out = self._split(rows, X_val, y_val, sample_weight_val)
         if not goes_on:
             self._start_training(self._space(), min(self.batch_size, len(rows)))
-        self._train(rows, held_out, self._n_epochs(len(rows)))
+        self._fit_rows(rows, held_out, self._n_epochs(len(rows)), X, y, sample_weight)
         self.temperature_ = self._find_temperature(held_out)
         return self
 
@@ -386,144 +374,63 @@ class TRMClassifier(ClassifierMixin, BaseTRM):
         table, y, weights = self._check_rows(X, y, sample_weight, reset=not goes_on)
         if not goes_on:
             self._learn_columns(table, weights)
-        weights = weights * compute_sample_weight(self.class_weight, y)
         rows = self._make_rows(table, y, weights)
         if not goes_on:
             self._start_training(self._space(), self.batch_size)
-        self._train(rows, None, None)
-        self.temperature_ = 1.0
+        self._fit_rows(rows, None, None, X, y, sample_weight)
         return self
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Return the label of each row.
+    def _fit_rows(
+        self,
+        rows: Rows,
+        held_out: Rows | None,
+        n_epochs: int | None,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+    ) -> None:
+        """Train; scikit-learn's callbacks see the data as they were given."""
+        # Also what interrupted training leaves predicts.
+        self.temperature_ = 1.0
+        given = {} if sample_weight is None else {"sample_weight": sample_weight}
+        self._train(rows, held_out, n_epochs, X=X, y=y, metadata=given or None)
 
-        Parameters
-        ----------
-        X : array-like of shape (n, n_columns) or data frame of pandas or polars
-            Rows, in the columns of ``fit``.
-
-        Returns
-        -------
-        y : ndarray of shape (n,)
-            Labels out of ``classes_``.
-        """
-        log_proba = self.predict_log_proba(X)  # raises NotFittedError first
-        return self.classes_[log_proba.argmax(axis=1)]
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Return the probability of each class, at the step at which a row halts.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_columns) or data frame of pandas or polars
-            Rows, in the columns of ``fit``.
-
-        Returns
-        -------
-        proba : ndarray of shape (n, n_classes)
-            Probabilities, in the order of ``classes_``.
-        """
-        return np.exp(self.predict_log_proba(X))
-
-    def predict_log_proba(self, X: Any) -> np.ndarray:
-        """Return the logarithm of the probability of each class.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_columns) or data frame of pandas or polars
-            Rows, in the columns of ``fit``.
-
-        Returns
-        -------
-        log_proba : ndarray of shape (n, n_classes)
-            Logarithms of the probabilities, in the order of ``classes_``.
-        """
-        rows = self._questions(X)
-        return self._temper(self._solve(rows, self._read, None).answers)
-
-    def predict_confidence(self, X: Any) -> np.ndarray:
-        """Return the probability, as the halting head sees it, that a label is right.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_columns) or data frame of pandas or polars
-            Rows, in the columns of ``fit``.
-
-        Returns
-        -------
-        confidence : ndarray of shape (n,)
-            Halting probability of the label that ``predict`` returns.
-        """
-        return self._solve(self._questions(X), self._read, None).confidence
-
-    def staged_predict(self, X: Any, *, max_steps: int | None = None) -> Iterator[Any]:
-        """Yield the labels after each supervision step; the last are ``predict``'s.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_columns) or data frame of pandas or polars
-            Rows, in the columns of ``fit``.
-        max_steps : int, default=None
-            Supervision steps at most; None takes the estimator's ``max_steps``.
-
-        Yields
-        ------
-        y : ndarray of shape (n,)
-            Labels. A row that has halted keeps its own.
-        """
-        for proba in self.staged_predict_proba(X, max_steps=max_steps):
-            yield self.classes_[proba.argmax(axis=1)]
-
-    def staged_predict_proba(
-        self, X: Any, *, max_steps: int | None = None
-    ) -> Iterator[np.ndarray]:
-        """Yield the probabilities after each supervision step.
-
-        Parameters
-        ----------
-        X : array-like of shape (n, n_columns) or data frame of pandas or polars
-            Rows, in the columns of ``fit``.
-        max_steps : int, default=None
-            Supervision steps at most; None takes the estimator's ``max_steps``.
-
-        Yields
-        ------
-        proba : ndarray of shape (n, n_classes)
-            As ``predict_proba`` returns. A row that has halted keeps its own.
-        """
-        rows = self._questions(X)
-        for log_proba, _, _ in self._stages(rows, self._read, max_steps):
-            yield np.exp(self._temper(log_proba))
+    def _split(
+        self, rows: Rows, X_val: Any, y_val: Any, sample_weight_val: Any
+    ) -> tuple[Rows, Rows | None]:
+        """Return the rows to train on and those to validate on, if any."""
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val must be given together.")
+        if X_val is not None:
+            checked = self._check_rows(
+                X_val, y_val, sample_weight_val, reset=False, of="_val"
+            )
+            return rows, self._make_rows(*checked, of="_val")
+        if sample_weight_val is not None:
+            raise ValueError("sample_weight_val must be None without X_val and y_val.")
+        if self._stops_early(len(rows), held_out=False):
+            return self._hold_out(rows, in_classes=True)
+        return rows, None
 
     def _check_rows(
-        self, X: Any, y: Any, sample_weight: Any, *, reset: bool
+        self, X: Any, y: Any, sample_weight: Any, *, reset: bool, of: str = ""
     ) -> tuple[Table, np.ndarray, np.ndarray]:
-        """Check labelled rows."""
+        """Check labelled rows; ``of`` ends the names of the parameters they are."""
         if y is None:
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but "
                 f"the target y is None."
             )
         table = self._check_X(X, reset=reset)
-        y = check_array(y, ensure_2d=False, dtype=None, input_name="y")
-        y = column_or_1d(y, warn=True)
+        y = _check_labels(y, f"y{of}")
         check_consistent_length(table.columns[0], y)
-        check_classification_targets(y)
+        if sample_weight is not None and not np.asarray(sample_weight).any():
+            raise ValueError(
+                f"sample_weight{of} must contain at least one non-zero number, got "
+                f"zeros only."
+            )
         weights = _check_sample_weight(sample_weight, y, ensure_non_negative=True)
         return table, y, weights
-
-    def _check_X(self, X: Any, *, reset: bool) -> Table:
-        """Check the columns; learn or compare their names, find those of categories."""
-        if is_frame(X):
-            validate_data(self, X, skip_check_array=True, reset=reset)
-        else:
-            X = validate_data(
-                self, X, dtype=None, ensure_all_finite="allow-nan", reset=reset
-            )
-        if reset:
-            names = getattr(self, "feature_names_in_", None)
-            self.is_categorical_ = find_categorical(X, self.categorical_features, names)
-        return read_table(X, self.is_categorical_, type(self).__name__)
 
     def _learn_columns(self, table: Table, weights: np.ndarray) -> None:
         """Learn the encoding; draw the seeds and choose the device of the fit."""
@@ -553,50 +460,30 @@ class TRMClassifier(ClassifierMixin, BaseTRM):
         """Build a model of the sizes that fit decided on."""
         return self._with_dtype(build_table_model(**self._sizes, generator=generator))
 
-    def _make_rows(self, table: Table, y: np.ndarray, weights: np.ndarray) -> Rows:
-        """Encode labelled rows; rows of weight zero are left out."""
+    def _make_rows(
+        self, table: Table, y: np.ndarray, weights: np.ndarray, of: str = ""
+    ) -> Rows:
+        """Encode checked rows; those of weight zero are left out."""
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(
-                f"y holds {unknown[0]!r}, which is none of the classes "
-                f"{self.classes_.tolist()}."
+                f"y{of} holds {unknown[:1].tolist()[0]!r}, which is none of the "
+                f"classes {self.classes_.tolist()}."
             )
-        labels = np.searchsorted(self.classes_, y)[:, None]
-        return self._on_device(self._encode(table), labels, weights)
+        labels = np.searchsorted(self.classes_, y)
+        weights = weights * self._class_weights(y, labels)
+        return self._on_device(self._encode(table), labels[:, None], weights)
 
-    def _encode(self, table: Table) -> np.ndarray:
-        dtype = np.float64 if self.dtype == "float64" else np.float32
-        return self._encoder.encode(table).astype(dtype)
-
-    def _questions(self, X: Any) -> np.ndarray:
-        """Check and encode rows for prediction."""
-        check_is_fitted(self)
-        return self._encode(self._check_X(X, reset=False))
-
-    def _read(self, answer_logits: Tensor) -> Tensor:
-        """Return the logarithms of the probabilities, (rows, n_classes)."""
-        return log_probabilities(answer_logits[:, 0].double(), self.loss)
-
-    def _temper(self, log_proba: np.ndarray) -> np.ndarray:
-        """Divide logarithms of probabilities by the temperature and normalise."""
-        tempered: np.ndarray = log_softmax(log_proba / self.temperature_, axis=1)
-        return tempered
-
-    def _find_temperature(self, held_out: Rows | None) -> float:
-        """Return the temperature of the least log loss on the validation rows."""
-        if held_out is None:
-            return 1.0
-        log_proba = self._solve(held_out.inputs.cpu().numpy(), self._read, None).answers
-        labels, weights = held_out.labels.cpu().numpy(), held_out.weights.cpu().numpy()
-
-        def loss(log_temperature: float) -> float:
-            tempered = log_softmax(log_proba / np.exp(log_temperature), axis=1)
-            right = np.take_along_axis(tempered, labels, axis=1)[:, 0]
-            return float(-np.average(right, weights=weights))
-
-        # Without a single error there is no least loss: keep to one fifth and five.
-        bounds = (-np.log(5), np.log(5))
-        return float(np.exp(minimize_scalar(loss, bounds=bounds).x))
+    def _class_weights(self, y: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Return the weight of each row's class, (n,)."""
+        if not isinstance(self.class_weight, dict):
+            weights: np.ndarray = compute_sample_weight(self.class_weight, y)
+            return weights
+        # Rows to validate on or to go on with need not be of all classes.
+        of_class = compute_class_weight(
+            self.class_weight, classes=self.classes_, y=self.classes_
+        )
+        return of_class[labels]
 
     def _n_epochs(self, n_rows: int) -> int:
         """Return ``max_epochs``, or what stands for "auto"."""
@@ -620,4 +507,17 @@ class TRMClassifier(ClassifierMixin, BaseTRM):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
         return tags
+
+
+def _check_labels(y: Any, name: str) -> np.ndarray:
+    """Return labels (n,); raise if one is missing."""
+    y = check_array(
+        y, ensure_2d=False, dtype=None, ensure_all_finite="allow-nan", input_name=name
+    )
+    y = column_or_1d(y, warn=True)
+    if y.dtype.kind in "fO" and any(is_missing(label, name) for label in y.tolist()):
+        raise ValueError(f"Input {name} contains NaN or None: every row needs a label.")
+    check_classification_targets(y)
+    return y

@@ -84,7 +84,7 @@ def _looks_categorical(X: Any, index: int) -> bool:
     if X.dtype != object:
         return X.dtype.kind in "bUS"
     # Numbers come as objects, too: only strings and truth values are categories.
-    return any(isinstance(value, str | bool | np.bool) for value in X[:, index])
+    return any(isinstance(value, str | bool | np.bool_) for value in X[:, index])
 
 
 def _kind(series: Any) -> str:
@@ -93,6 +93,8 @@ def _kind(series: Any) -> str:
     if kind is None:  # polars
         if series.dtype.is_numeric():
             return "f"
+        if str(series.dtype) == "Boolean":
+            return "b"
         return "M" if series.dtype.is_temporal() else "O"
     return kind
 
@@ -164,10 +166,10 @@ def _categories_of(series: Any, what: str) -> np.ndarray:
         values = np.array(series.to_list(), dtype=object)
     else:
         values = np.asarray(series, dtype=object)
-    return np.array([None if _is_missing(v, what) else v for v in values], object)
+    return np.array([None if is_missing(v, what) else v for v in values], object)
 
 
-def _is_missing(value: Any, what: str) -> bool:
+def is_missing(value: Any, what: str) -> bool:
     """Tell whether ``value`` is None, NaN, pandas.NA or pandas.NaT."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from sktrm import TRMSolver
+from sktrm import TRMClassifier, TRMSolver
 from sktrm.datasets import make_sudoku
 
 matplotlib.use("agg")
@@ -47,6 +47,11 @@ TINY = {
 def tiny_solver(**parameters):
     """A solver that fits in a fraction of a second."""
     return TRMSolver(**{**TINY, **parameters})
+
+
+def tiny_classifier(**parameters):
+    """A classifier that fits in a fraction of a second."""
+    return TRMClassifier(**{**TINY, "lr": 0.01, "lr_warmup_steps": 5, **parameters})
 
 
 @pytest.fixture(scope="session")

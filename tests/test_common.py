@@ -5,11 +5,13 @@ import os
 
 import numpy as np
 import pytest
+import sklearn
 from conftest import TINY
 from sklearn.base import clone
 from sklearn.model_selection import cross_val_score
 from sklearn.utils import estimator_checks, get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.fixes import parse_version
 
 from sktrm import TRMClassifier, TRMSolver
 
@@ -25,6 +27,12 @@ EXACT = {"dtype": "float64", "batch_size": 10_000, "halt_exploration": 0.0}
 INEXACT = {
     "check_sample_weight_equivalence_on_dense_data": "float32 rounds",
 }
+# Of scikit-learn 1.6, which subtracts a mean in place from the symbols.
+WHOLE_NUMBERS = (
+    {"check_positive_only_tag_during_fit": "the check cannot handle whole numbers"}
+    if parse_version(sklearn.__version__) < parse_version("1.7")
+    else {}
+)
 
 
 def exact(estimator, **parameters):
@@ -43,10 +51,13 @@ ESTIMATORS = [
         exact(
             TRMSolver, **SOLVER, max_epochs=40, ema_decay=0.0, handle_unknown="ignore"
         ),
-        {},
+        WHOLE_NUMBERS,
     ),
     (exact(TRMClassifier), {}),
-    (usual(TRMSolver, **SOLVER, max_epochs=30, lr=0.003, batch_size=16), INEXACT),
+    (
+        usual(TRMSolver, **SOLVER, max_epochs=30, lr=0.003, batch_size=16),
+        INEXACT | WHOLE_NUMBERS,
+    ),
     (usual(TRMClassifier), INEXACT),
 ]
 EXPECTED = {repr(estimator): failures for estimator, failures in ESTIMATORS}

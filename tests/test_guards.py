@@ -10,15 +10,23 @@ from pathlib import Path
 import pytest
 
 import sktrm
-from sktrm import TRMSolver
+from sktrm import TRMClassifier, TRMSolver
 
 ROOT = Path(__file__).parents[1]
 # Imports point down: a module may import from its own layer and those below.
 LAYERS = [
     {"nn"},
-    {"_device", "augmentation", "_inference", "_slots", "_training", "_tries"},
+    {
+        "_device",
+        "augmentation",
+        "_inference",
+        "_progress",
+        "_slots",
+        "_training",
+        "_tries",
+    },
     {"_encoding", "_tables", "datasets", "metrics", "_base"},
-    {"_answers", "_classifier", "_solver", "inspection"},
+    {"_answers", "_classifier", "_solver", "_table_answers", "inspection"},
     {"__init__"},
 ]
 NUMPY_ONLY = {"_encoding", "_tables", "datasets", "metrics"}
@@ -112,35 +120,49 @@ def test_documented_defaults_are_those_of_the_signature(name):
         assert text == shown, f"{name}: {parameter}={expected!r}, documented {default}"
 
 
-def test_every_parameter_is_documented_and_checked():
+@pytest.mark.parametrize("estimator", [TRMSolver, TRMClassifier])
+def test_every_parameter_is_documented_and_checked(estimator):
     documented = set(
-        re.findall(r"^    (\w+) : ", TRMSolver.__doc__, flags=re.MULTILINE)
+        re.findall(r"^    (\w+) : ", estimator.__doc__, flags=re.MULTILINE)
     )
-    parameters = set(TRMSolver().get_params())
+    parameters = set(estimator().get_params())
     assert parameters <= documented
-    assert parameters == set(TRMSolver._parameter_constraints)
+    assert parameters == set(estimator._parameter_constraints)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/user_guide.md"])
-def test_python_in_the_documents_runs(page, tmp_path, monkeypatch):
-    """The code blocks of a page, in order, with training cut short."""
-    monkeypatch.chdir(tmp_path)
-    text = (ROOT / page).read_text()
-    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    assert blocks
-    init = TRMSolver.__init__
+def shortened(init):
+    """Wrap an estimator's ``__init__`` such that training is cut short."""
 
     def short(self, **parameters):
         small = {"hidden_size": 16, "n_heads": 1, "max_epochs": 1}
         init(self, **{**parameters, **small, "n_supervision_steps": 1})
 
     short.__signature__ = inspect.signature(init)
-    monkeypatch.setattr(TRMSolver, "__init__", short)
+    return short
+
+
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "docs/user_guide.md", "docs/tables.md", "docs/pipeline.md"],
+)
+def test_python_in_the_documents_runs(page, tmp_path, monkeypatch):
+    """The code blocks of a page, in order, with training cut short."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / page).read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    assert blocks
+    for estimator in (TRMSolver, TRMClassifier):
+        monkeypatch.setattr(estimator, "__init__", shortened(estimator.__init__))
     source = "\n".join(blocks)
     exec(compile(source, page, "exec"), {})
 
 
-PAGES = [p for p in sorted(ROOT.rglob("*.md")) if not p.is_relative_to(ROOT / ".venv")]
+# Not those of environments and caches.
+PAGES = [
+    page
+    for page in sorted(ROOT.rglob("*.md"))
+    if not any(part.startswith(".") for part in page.relative_to(ROOT).parts)
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

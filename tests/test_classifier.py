@@ -1,0 +1,505 @@
+"""TRMClassifier: what it learns, says and refuses."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import TINY, tiny_classifier
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import log_loss
+from skorch.callbacks import Callback
+
+from sktrm import TRMClassifier, _classifier
+
+EXACT = {"dtype": "float64", "batch_size": 10_000, "halt_exploration": 0.0}
+
+
+def make_table(n_rows, random_state=0):
+    """Numbers and categories, some missing; the label follows a rule of three."""
+    random = np.random.RandomState(random_state)
+    X = pd.DataFrame(
+        {
+            "size": random.normal(size=n_rows),
+            "colour": random.choice(["red", "green", "blue"], n_rows),
+            "old": random.rand(n_rows) < 0.5,
+            "noise": random.normal(size=n_rows),
+        }
+    )
+    y = np.where((X["size"] > 0) ^ X["old"], "yes", "no")
+    y = np.where(X["colour"] == "blue", "maybe", y)
+    X.loc[::10, "noise"] = np.nan
+    return X, y
+
+
+@pytest.fixture(scope="module")
+def table():
+    return make_table(300)
+
+
+@pytest.fixture(scope="module")
+def fitted(table):
+    return tiny_classifier(max_epochs=20, batch_size=50).fit(*table)
+
+
+class TestAnswers:
+    def test_it_learns_a_rule_between_columns(self, fitted):
+        assert fitted.score(*make_table(300, random_state=1)) > 0.9
+
+    def test_what_it_says_agrees(self, fitted, table):
+        X, _ = table
+        proba = fitted.predict_proba(X)
+        np.testing.assert_allclose(proba.sum(axis=1), 1)
+        np.testing.assert_allclose(np.exp(fitted.predict_log_proba(X)), proba)
+        np.testing.assert_array_equal(
+            fitted.classes_[proba.argmax(axis=1)], fitted.predict(X)
+        )
+        *_, last = fitted.staged_predict(X)
+        np.testing.assert_array_equal(last, fitted.predict(X))
+        *_, last = fitted.staged_predict_proba(X)
+        np.testing.assert_allclose(last, proba)
+
+    def test_there_is_a_stage_for_each_step(self, fitted, table):
+        X, _ = table
+        assert len(list(fitted.staged_predict(X))) == fitted.n_supervision_steps
+        assert len(list(fitted.staged_predict_proba(X, max_steps=5))) == 5
+
+    def test_the_answer_of_a_row_depends_on_that_row_alone(self, fitted, table):
+        X, _ = table
+        one = np.vstack([fitted.predict_proba(X.iloc[[i]]) for i in range(20)])
+        np.testing.assert_allclose(fitted.predict_proba(X)[:20], one, atol=1e-6)
+
+    def test_it_is_less_sure_where_labels_follow_no_rule(self, table):
+        X, y = table
+        random = np.random.RandomState(0)
+        green = (X["colour"] == "green").to_numpy()
+        y = np.where(green, random.choice(["yes", "no"], len(y)), y)
+        model = tiny_classifier(max_epochs=15, batch_size=50).fit(X, y)
+        X, _ = make_table(300, random_state=1)
+        confidence = model.predict_confidence(X)
+        assert ((confidence > 0) & (confidence < 1)).all()
+        green = (X["colour"] == "green").to_numpy()
+        assert confidence[green].mean() < confidence[~green].mean()
+
+    def test_frames_of_pandas_and_polars_say_the_same(self, fitted, table):
+        pl = pytest.importorskip("polars")
+        X, y = table
+        other = pl.DataFrame({name: X[name].tolist() for name in X})
+        from_polars = clone(fitted).fit(other, y)
+        np.testing.assert_array_equal(
+            from_polars.predict_proba(other), fitted.predict_proba(X)
+        )
+
+    def test_arrays_say_the_same_as_frames(self, table):
+        X, y = table
+        X = X[["size", "noise"]]
+        frame = tiny_classifier().fit(X, y)
+        array = tiny_classifier().fit(X.to_numpy(), y)
+        np.testing.assert_array_equal(
+            frame.predict_proba(X), array.predict_proba(X.to_numpy())
+        )
+        assert not hasattr(array, "feature_names_in_")
+
+    def test_codes_named_as_categories_are_learned_as_such(self):
+        # Of 12 codes every other means one: no threshold separates them.
+        X = np.random.RandomState(0).randint(12, size=(300, 1))
+        y = X[:, 0] % 2
+        model = tiny_classifier(categorical_features=[0], max_epochs=20).fit(X, y)
+        np.testing.assert_array_equal(model.is_categorical_, [True])
+        assert model.score(X, y) == 1
+
+    def test_a_category_that_is_new_is_treated_as_a_rare_one(self, table):
+        X, y = table
+        X = X.copy()
+        X.loc[0, "colour"] = "once"
+        model = tiny_classifier().fit(X, y)
+        new = X.iloc[[0]].assign(colour="never")
+        np.testing.assert_array_equal(
+            model.predict_proba(new), model.predict_proba(X.iloc[[0]])
+        )
+
+    def test_pickled_it_says_the_same_and_trains_on(self, fitted, table):
+        X, y = table
+        loaded = pickle.loads(pickle.dumps(fitted))
+        np.testing.assert_array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
+        loaded.partial_fit(X, y)
+        assert loaded.n_iter_ == fitted.n_iter_ + 1
+
+    def test_wide_tables_take_attention(self):
+        X, y = np.random.RandomState(0).normal(size=(20, 130)), np.arange(20) % 2
+        model = tiny_classifier(max_epochs=1)
+        assert model.fit(X, y)._sizes["mixer"] == "attention"
+        assert model.fit(X[:, :128], y)._sizes["mixer"] == "mlp"
+
+
+class TestWeights:
+    def exact(self, **parameters):
+        return tiny_classifier(**EXACT, **parameters)
+
+    def test_rows_of_weight_zero_are_as_good_as_absent(self, table):
+        X, y = table
+        weights = np.arange(len(y)) % 2
+        weighted = self.exact().fit(X, y, sample_weight=weights)
+        without = self.exact().fit(X[weights == 1], y[weights == 1])
+        np.testing.assert_allclose(weighted.predict_proba(X), without.predict_proba(X))
+
+    def test_class_weights_are_weights_of_rows(self):
+        X = np.random.RandomState(0).randint(4, size=(60, 2))
+        y = X[:, 0]
+        named = self.exact(class_weight={0: 1, 1: 2, 2: 3, 3: 4}).fit(X, y)
+        given = self.exact().fit(X, y, sample_weight=y + 1)
+        plain = self.exact().fit(X, y)
+        proba = named.predict_proba(X)
+        np.testing.assert_allclose(given.predict_proba(X), proba)
+        assert not np.allclose(plain.predict_proba(X), proba)
+
+    def test_balanced_classes_weigh_the_same(self):
+        X = np.zeros((40, 1))
+        y = np.repeat([0, 1], [30, 10])
+        plain, balanced = (
+            tiny_classifier(class_weight=weight, batch_size=40, max_epochs=100).fit(
+                X, y
+            )
+            for weight in (None, "balanced")
+        )
+        np.testing.assert_allclose(plain.predict_proba(X)[0], [0.75, 0.25], atol=0.05)
+        np.testing.assert_allclose(balanced.predict_proba(X)[0], [0.5, 0.5], atol=0.05)
+
+    def test_a_weight_of_a_class_that_is_none(self, table):
+        with pytest.raises(ValueError, match="are not in class_weight"):
+            tiny_classifier(class_weight={"perhaps": 2.0}).fit(*table)
+
+
+class TestTrainingOn:
+    def test_warm_start_goes_on_with_the_model(self, table):
+        X, y = table
+        model = tiny_classifier(warm_start=True).fit(X, y)
+        net = model.net_
+        model.fit(X, y)
+        assert model.net_ is net
+        assert model.n_iter_ == 2 * TINY["max_epochs"]
+        model.set_params(warm_start=False).fit(X, y)
+        assert model.net_ is not net
+        assert model.n_iter_ == TINY["max_epochs"]
+
+    def test_warm_start_knows_no_other_labels(self, table):
+        X, y = table
+        model = tiny_classifier(warm_start=True).fit(X, y)
+        with pytest.raises(ValueError, match=r"y holds 'new', .* none of the classes"):
+            model.fit(X, np.full(len(X), "new"))
+
+    def test_partial_fit_takes_classes_and_trains_for_an_epoch(self, table):
+        X, y = table
+        model = tiny_classifier()
+        model.partial_fit(X[:50], y[:50], classes=["no", "maybe", "yes", "unseen"])
+        model.partial_fit(X[50:], y[50:])
+        assert model.n_iter_ == 2
+        assert model.predict_proba(X).shape == (len(X), 4)
+        assert model.temperature_ == 1
+
+    def test_partial_fit_goes_on_after_fit(self, table):
+        model = tiny_classifier().fit(*table)
+        assert model.partial_fit(*table).n_iter_ == TINY["max_epochs"] + 1
+
+    def test_partial_fit_first_needs_classes(self, table):
+        with pytest.raises(
+            ValueError, match="classes must be passed on the first call"
+        ):
+            tiny_classifier().partial_fit(*table)
+
+    def test_partial_fit_weighs_classes_that_a_batch_lacks(self, table):
+        X, y = table
+        model = tiny_classifier(class_weight={"yes": 2.0, "no": 3.0})
+        one = y == "yes"
+        model.partial_fit(X[one], y[one], classes=np.unique(y))
+        model.partial_fit(X, y)
+        assert model.n_iter_ == 2
+
+    def test_partial_fit_cannot_balance(self, table):
+        X, y = table
+        with pytest.raises(ValueError, match="class_weight='balanced' needs all rows"):
+            tiny_classifier(class_weight="balanced").partial_fit(
+                X, y, classes=np.unique(y)
+            )
+
+
+class TestValidation:
+    @pytest.mark.parametrize(
+        ("many", "early_stopping", "validated"),
+        [
+            (300, "auto", True),
+            (301, "auto", False),
+            (301, True, True),
+            (300, False, False),
+        ],
+    )
+    def test_auto_holds_out_of_many_rows(
+        self, table, monkeypatch, many, early_stopping, validated
+    ):
+        monkeypatch.setattr(_classifier, "_MANY_ROWS", many)
+        model = tiny_classifier(early_stopping=early_stopping).fit(*table)
+        assert hasattr(model, "validation_score_") == validated
+        assert ("valid_exact_match" in model.history_[0]) == validated
+
+    def test_auto_stops_on_the_rows_given(self, table):
+        X, y = table
+        X, y = X[:60], y[:60]
+        model = tiny_classifier(max_epochs=6, n_iter_no_change=2, lr=1e-6)
+        assert model.fit(X, y).n_iter_ == 6
+        assert model.fit(X, y, X_val=X, y_val=y).n_iter_ < 6
+        model.set_params(early_stopping=False)
+        assert model.fit(X, y, X_val=X, y_val=y).n_iter_ == 6
+
+    def test_the_best_weights_are_kept(self, table):
+        X, y = table
+        model = tiny_classifier(max_epochs=10, lr=0.05, early_stopping=False)
+        model.fit(X, y, X_val=X[:50], y_val=y[:50])
+        best = max(epoch["valid_exact_match"] for epoch in model.history_)
+        assert model.validation_score_ == pytest.approx(best)
+        assert model.score(X[:50], y[:50]) == pytest.approx(best)
+
+    def test_every_class_keeps_a_row_to_learn_from(self):
+        X = np.random.RandomState(0).normal(size=(41, 2))
+        y = np.array(["a"] * 20 + ["b"] * 18 + ["c"] * 2 + ["alone"])
+        model = tiny_classifier(early_stopping=True, validation_fraction=0.5)
+        model.fit(X, y)
+        rows = model._make_rows(*model._check_rows(X, y, None, reset=False))
+        kept, held_out = model._hold_out(rows, in_classes=True)
+        assert np.unique(kept.labels).tolist() == [0, 1, 2, 3]
+        a, alone, b, _ = np.bincount(held_out.labels[:, 0], minlength=4)
+        assert alone == 0
+        assert abs(a - b) <= 2
+        assert len(held_out) == round(0.5 * 41)
+
+    def test_no_class_has_a_second_row(self):
+        with pytest.raises(ValueError, match="no class in y has a second row"):
+            tiny_classifier(early_stopping=True).fit(np.zeros((20, 1)), np.arange(20))
+
+    def test_too_few_rows_to_hold_any_out(self):
+        with pytest.raises(ValueError, match=r"validation_fraction=0.1 of 4 rows"):
+            tiny_classifier(early_stopping=True).fit(np.zeros((4, 1)), [0, 1, 0, 1])
+
+    def test_the_temperature_is_that_of_the_least_loss(self, table):
+        X, y = table
+        random = np.random.RandomState(0)
+        y = np.where(random.rand(len(y)) < 0.3, random.permutation(y), y)
+        X_val, y_val = X[200:], y[200:]
+        model = tiny_classifier(max_epochs=30, batch_size=50, early_stopping=False)
+        model.fit(X[:200], y[:200])
+        assert model.temperature_ == 1
+        model.fit(X[:200], y[:200], X_val=X_val, y_val=y_val)
+        fitted, answers = model.temperature_, model.predict(X_val)
+        losses = []
+        for temperature in (fitted, 1.0, 0.95 * fitted, 1.05 * fitted):
+            model.temperature_ = temperature
+            losses.append(log_loss(y_val, model.predict_proba(X_val)))
+            np.testing.assert_array_equal(model.predict(X_val), answers)
+        assert fitted != 1
+        assert losses[0] == min(losses)
+
+    def test_class_weights_count_in_validation(self, table):
+        X, y = table
+        weight = {"yes": 0.0, "no": 1.0, "maybe": 0.0}
+        model = tiny_classifier(class_weight=weight, early_stopping=False)
+        model.fit(X, y, X_val=X, y_val=y)
+        assert model.validation_score_ == 1
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            (("X_val",), "X_val and y_val must be given together"),
+            (("y_val",), "X_val and y_val must be given together"),
+            (("sample_weight_val",), "sample_weight_val must be None without X_val"),
+        ],
+    )
+    def test_half_a_validation_set(self, table, given, message):
+        X, y = table
+        data = {"X_val": X, "y_val": y, "sample_weight_val": np.ones(len(y))}
+        with pytest.raises(ValueError, match=message):
+            tiny_classifier().fit(X, y, **{name: data[name] for name in given})
+
+    def test_messages_name_the_validation_set(self, table):
+        X, y = table
+        model = tiny_classifier()
+        with pytest.raises(ValueError, match="y_val holds 'new'"):
+            model.fit(X, y, X_val=X[:1], y_val=["new"])
+        with pytest.raises(ValueError, match="sample_weight_val must contain"):
+            model.fit(X, y, X_val=X[:2], y_val=y[:2], sample_weight_val=[0, 0])
+
+
+class TestInterruption:
+    class CtrlC(Callback):
+        """As if the user lost patience."""
+
+        def on_batch_end(self, net, **kwargs):
+            if net.n_optimizer_steps_ == 3:
+                net.train_step = self.interrupt
+
+        def interrupt(self, *args, **kwargs):
+            raise KeyboardInterrupt
+
+    def test_what_was_learned_until_then_predicts(self, table):
+        X, y = table
+        model = tiny_classifier(callbacks=[self.CtrlC()])
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X, y)
+        assert model.predict_proba(X).shape == (len(X), 3)
+
+
+class TestNames:
+    def test_names_are_those_of_the_frame(self, fitted, table):
+        X, _ = table
+        assert fitted.n_features_in_ == 4
+        assert fitted.feature_names_in_.tolist() == list(X)
+        assert fitted.is_categorical_.tolist() == [False, True, True, False]
+
+    def test_columns_in_another_order(self, fitted, table):
+        X, _ = table
+        message = "Feature names must be in the same order as they were in fit"
+        with pytest.raises(ValueError, match=message):
+            fitted.predict(X[["colour", "size", "old", "noise"]])
+
+    def test_columns_with_other_names(self, fitted, table):
+        X, _ = table
+        message = "The feature names should match those that were passed during fit"
+        with pytest.raises(ValueError, match=message):
+            fitted.predict(X.rename(columns={"old": "new"}))
+
+    def test_another_number_of_columns(self, fitted, table):
+        X, y = table
+        model = tiny_classifier().fit(X[["size", "noise"]].to_numpy(), y)
+        with pytest.raises(ValueError, match="X has 1 features, but TRMClassifier is"):
+            model.predict(X[["size"]].to_numpy())
+
+
+class TestBadInput:
+    def test_columns_that_say_nothing(self):
+        random = np.random.RandomState(0)
+        X = pd.DataFrame(
+            {
+                "constant": np.ones(60),
+                "missing": np.full(60, np.nan),
+                "nothing": pd.Categorical([None] * 60, categories=["a"]),
+                "always": ["same"] * 60,
+                "bit": random.randint(2, size=60),
+            }
+        )
+        y = X["bit"]
+        model = tiny_classifier(max_epochs=30).fit(X, y)
+        assert model.score(X, y) == 1
+        seen = X.assign(constant=2.0, missing=3.0, nothing="a", always="other")
+        assert model.score(seen, y) == 1
+
+    def test_ten_thousand_categories(self):
+        X = pd.DataFrame({"user": [f"user{i}" for i in range(10_000)] * 2})
+        y = X.index % 2
+        model = tiny_classifier(max_epochs=1, batch_size=4096).fit(X, y)
+        embedding = model.module_.embedding
+        assert len(embedding.categories) == model.max_categories + 1
+        assert len(model.predict(X)) == len(X)
+
+    def test_categories_never_seen(self, fitted, table):
+        X, _ = table
+        proba = fitted.predict_proba(X.assign(colour="violet"))
+        assert np.isfinite(proba).all()
+
+    @pytest.mark.parametrize("what", ["frame", "array"])
+    def test_infinity(self, table, what):
+        X, y = table
+        X = X[["size"]].copy()
+        X.iloc[3] = np.inf
+        message = "Column 'size' contains infinity"
+        if what == "array":
+            X, message = X.to_numpy(), "Input X contains infinity"
+        with pytest.raises(ValueError, match=message):
+            tiny_classifier().fit(X, y)
+
+    @pytest.mark.parametrize(
+        "labels",
+        [
+            np.array([0.0, np.nan]),
+            np.array(["a", np.nan], dtype=object),
+            np.array(["a", None], dtype=object),
+            pd.Series(["a", None], dtype="string"),
+        ],
+        ids=["float", "object", "none", "string"],
+    )
+    def test_labels_with_nan(self, labels):
+        y = np.tile(labels, 20)
+        with pytest.raises(ValueError, match="Input y contains NaN"):
+            tiny_classifier().fit(np.zeros((40, 1)), y)
+
+    def test_labels_that_are_numbers_of_a_measurement(self):
+        with pytest.raises(ValueError, match="Unknown label type: continuous"):
+            tiny_classifier().fit(np.zeros((4, 1)), [0.1, 0.2, 0.3, 0.4])
+
+    def test_one_class_only_is_always_the_answer(self, table):
+        X, _ = table
+        model = tiny_classifier(early_stopping=True).fit(X, ["only"] * len(X))
+        assert model.predict(X).tolist() == ["only"] * len(X)
+        np.testing.assert_array_equal(model.predict_proba(X), np.ones((len(X), 1)))
+
+    def test_a_class_with_one_member_under_early_stopping(self, table):
+        X, y = table
+        y = y.astype(object)
+        y[7] = "hapax"
+        model = tiny_classifier(early_stopping=True).fit(X, y)
+        assert model.classes_.tolist() == ["hapax", "maybe", "no", "yes"]
+
+    def test_no_weight_is_left(self, table):
+        X, y = table
+        message = "sample_weight must contain at least one non-zero number"
+        with pytest.raises(ValueError, match=message):
+            tiny_classifier().fit(X, y, sample_weight=np.zeros(len(y)))
+
+    def test_negative_weights(self, table):
+        X, y = table
+        with pytest.raises(ValueError, match=r"Negative values in .*sample_weight"):
+            tiny_classifier().fit(X, y, sample_weight=-np.ones(len(y)))
+
+    def test_rows_that_are_not_as_many_as_labels(self, table):
+        X, y = table
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            tiny_classifier().fit(X, y[:-1])
+
+    @pytest.mark.parametrize(
+        "X",
+        [pd.DataFrame({"a": []}), pd.DataFrame(index=range(2))],
+        ids=["rows", "columns"],
+    )
+    def test_an_empty_frame(self, X):
+        with pytest.raises(ValueError, match="while a minimum of 1 is required"):
+            tiny_classifier().fit(X, [0, 1][: len(X)])
+
+    def test_not_fitted(self, table):
+        X, _ = table
+        for method in ("predict", "predict_proba", "predict_confidence"):
+            with pytest.raises(NotFittedError):
+                getattr(tiny_classifier(), method)(X)
+
+    def test_a_column_that_has_become_text(self, fitted, table):
+        X, _ = table
+        with pytest.raises(ValueError, match=r"Column 'size' holds .*, not numbers"):
+            fitted.predict(X.assign(size="large"))
+
+    def test_steps_must_be_whole(self, fitted, table):
+        with pytest.raises(ValueError, match=r"max_steps must be an int >= 1, got 0\."):
+            next(fitted.staged_predict(table[0], max_steps=0))
+
+    def test_heads_that_do_not_divide_the_width(self, table):
+        model = TRMClassifier(hidden_size=10, n_heads=4, mixer="attention")
+        with pytest.raises(ValueError, match=r"hidden_size=10 and n_heads=4"):
+            model.fit(*table)
+
+    def test_a_row_of_labels_that_is_a_column_warns(self, table):
+        X, y = table
+        with pytest.warns(match="A column-vector y was passed"):
+            tiny_classifier(max_epochs=1).fit(X, y[:, None])
+
+    def test_usual_input_warns_of_nothing(self, table):
+        X, y = table
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            tiny_classifier(max_epochs=1).fit(X, y).predict(X)

@@ -1,0 +1,323 @@
+"""Columns of tables: what is taken as what, and how it is encoded."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sktrm._tables import (
+    UNKNOWN,
+    Categories,
+    Numbers,
+    TableEncoder,
+    find_categorical,
+    read_table,
+)
+from sktrm.nn.tables import TableEmbedding
+
+
+def fit_numbers(values, n_knots=32, weights=None):
+    values = np.asarray(values, dtype=float)
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, float)
+    return Numbers(n_knots).fit(values, weights)
+
+
+def fit_categories(values, min_frequency=1, max_categories=255, weights=None):
+    values = np.array(values, dtype=object)
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, float)
+    return Categories(min_frequency, max_categories).fit(values, weights)
+
+
+def objects(*values):
+    return np.array(values, dtype=object)
+
+
+class TestNumbers:
+    def test_positions_are_linear_between_knots(self):
+        numbers = fit_numbers([0, 10, 40])
+        np.testing.assert_array_equal(
+            numbers.encode(np.array([0, 5, 10, 25, 40.0])), [0, 0.5, 1, 1.5, 2]
+        )
+
+    def test_values_beyond_the_knots_stand_at_the_ends(self):
+        numbers = fit_numbers([0, 10, 40])
+        np.testing.assert_array_equal(numbers.encode(np.array([-1e9, 1e9])), [0, 2])
+
+    def test_many_values_are_cut_at_quantiles(self):
+        values = np.random.RandomState(0).lognormal(size=1000)
+        numbers = fit_numbers(values, n_knots=5)
+        assert numbers.n_bins == 4
+        expected = np.quantile(values, np.linspace(0, 1, 5), method="inverted_cdf")
+        np.testing.assert_array_equal(numbers.knots, expected)
+
+    @pytest.mark.parametrize("n_knots", [2, 4, 32])
+    def test_a_row_of_weight_two_counts_as_two_rows(self, n_knots):
+        random = np.random.RandomState(0)
+        values, weights = random.normal(size=40), random.randint(1, 4, size=40)
+        weighted = fit_numbers(values, n_knots, weights)
+        repeated = fit_numbers(np.repeat(values, weights), n_knots)
+        np.testing.assert_array_equal(weighted.knots, repeated.knots)
+        assert weighted.median == repeated.median
+
+    def test_a_missing_value_stays_missing_if_fit_saw_one(self):
+        numbers = fit_numbers([0, np.nan, 10])
+        np.testing.assert_array_equal(
+            numbers.encode(np.array([np.nan, 10.0])), [np.nan, 1]
+        )
+
+    def test_a_missing_value_that_is_new_is_the_median(self):
+        numbers = fit_numbers([0, 1, 1, 3])
+        np.testing.assert_array_equal(numbers.encode(np.array([np.nan])), [1])
+
+    def test_a_constant_column_says_nothing(self):
+        numbers = fit_numbers([7, 7, 7])
+        assert numbers.n_bins == 0
+        np.testing.assert_array_equal(numbers.encode(np.array([7, 8.0])), [0, 0])
+
+    def test_a_column_without_values_is_all_missing(self):
+        numbers = fit_numbers([np.nan, np.nan])
+        assert numbers.n_bins == 0
+        np.testing.assert_array_equal(
+            numbers.encode(np.array([np.nan, 8.0])), [np.nan, 0]
+        )
+
+
+class TestCategories:
+    def test_frequent_ones_come_first_and_ties_are_sorted(self):
+        categories = fit_categories(["b", "a", "c", "c"])
+        np.testing.assert_array_equal(
+            categories.encode(objects("c", "a", "b")), [0, 1, 2]
+        )
+
+    def test_the_order_of_rows_does_not_matter(self):
+        values = ["b", "a", "c", "a", None, "b"]
+        one, other = fit_categories(values), fit_categories(values[::-1])
+        assert one.code_of == other.code_of
+        assert one.code_of_missing == other.code_of_missing
+
+    def test_rare_and_new_ones_share_a_code(self):
+        categories = fit_categories(["a", "a", "b", "c"], min_frequency=2)
+        assert categories.n_codes == 2
+        np.testing.assert_array_equal(
+            categories.encode(objects("a", "b", "c", "new")), [0, 1, 1, 1]
+        )
+
+    def test_a_new_one_is_unknown_if_none_was_rare(self):
+        categories = fit_categories(["a", "a", "b", "b"], min_frequency=2)
+        np.testing.assert_array_equal(categories.encode(objects("new")), [UNKNOWN])
+
+    def test_missing_has_a_code_of_its_own_if_fit_saw_it(self):
+        categories = fit_categories(["a", None])
+        np.testing.assert_array_equal(categories.encode(objects("a", None)), [0, 1])
+
+    def test_missing_is_unknown_if_it_is_new(self):
+        categories = fit_categories(["a", "b"])
+        np.testing.assert_array_equal(categories.encode(objects(None)), [UNKNOWN])
+
+    def test_ten_thousand_of_them_are_bounded(self):
+        values = [f"user{i}" for i in range(10_000)] * 2
+        categories = fit_categories(values, max_categories=255)
+        assert categories.n_codes == 256  # and one that the others share
+        codes = categories.encode(np.array(values, dtype=object))
+        assert codes.min() == 0
+        assert codes.max() == 255
+
+    def test_weights_count_for_frequency(self):
+        categories = fit_categories(["a", "b"], min_frequency=2, weights=[1, 2])
+        assert categories.code_of == {"b": 0}
+
+
+class TestEmbedding:
+    def embed(self, embedding, *row):
+        with torch.no_grad():
+            return embedding(torch.tensor([row]))[0]
+
+    def test_numbers_are_written_in_unary(self):
+        embedding = TableEmbedding([3], [], hidden_size=4)
+        at = {p: self.embed(embedding, float(p))[1] for p in (0, 1, 1.25, 2, 3)}
+        torch.testing.assert_close(at[0], embedding.identity[1])
+        torch.testing.assert_close(at[2] - at[1], embedding.bins[0, 1])
+        torch.testing.assert_close(at[1.25], 0.75 * at[1] + 0.25 * at[2])
+        torch.testing.assert_close(at[3] - at[0], embedding.bins[0].sum(0))
+
+    def test_a_missing_number_has_a_vector_of_its_own(self):
+        embedding = TableEmbedding([3], [], hidden_size=4)
+        x = self.embed(embedding, float("nan"))[1]
+        torch.testing.assert_close(x, embedding.identity[1] + embedding.missing[0])
+
+    def test_codes_of_different_columns_do_not_collide(self):
+        embedding = TableEmbedding([], [2, 3], hidden_size=4)
+        x = self.embed(embedding, 1.0, 2.0)
+        torch.testing.assert_close(
+            x[1], embedding.identity[1] + embedding.categories[1]
+        )
+        torch.testing.assert_close(
+            x[2], embedding.identity[2] + embedding.categories[4]
+        )
+
+    def test_an_unknown_category_leaves_the_identity_alone(self):
+        embedding = TableEmbedding([], [2], hidden_size=4)
+        x = self.embed(embedding, UNKNOWN)[1]
+        torch.testing.assert_close(x, embedding.identity[1])
+
+    def test_the_answer_has_the_first_token(self):
+        embedding = TableEmbedding([1], [1], hidden_size=4)
+        x = self.embed(embedding, 0.5, 0.0)
+        assert x.shape == (3, 4)
+        torch.testing.assert_close(x[0], embedding.identity[0])
+
+
+FRAME = pd.DataFrame(
+    {
+        "number": [1.5, None, 2.0],
+        "count": [1, 2, 3],
+        "nullable": pd.array([1, None, 3], dtype="Int64"),
+        "category": pd.Categorical([3, 1, None]),
+        "text": pd.array(["a", None, "b"], dtype="string"),
+        "object": np.array(["a", 1, None], dtype=object),
+        "truth": [True, False, True],
+        "maybe": pd.array([True, None, False], dtype="boolean"),
+    }
+)
+CATEGORIES = ["category", "text", "object", "truth", "maybe"]
+
+
+def names_of(mask, frame):
+    return [name for name, chosen in zip(frame.columns, mask, strict=True) if chosen]
+
+
+class TestColumns:
+    def test_pandas_dtypes_tell_categories_from_numbers(self):
+        mask = find_categorical(FRAME, "from_dtype", list(FRAME))
+        assert names_of(mask, FRAME) == CATEGORIES
+
+    def test_every_dtype_is_read_with_its_missing_values(self):
+        mask = find_categorical(FRAME, "from_dtype", list(FRAME))
+        columns = dict(
+            zip(FRAME, read_table(FRAME, mask, "TRMClassifier").columns, strict=True)
+        )
+        np.testing.assert_array_equal(columns["number"], [1.5, np.nan, 2])
+        np.testing.assert_array_equal(columns["count"], [1, 2, 3])
+        np.testing.assert_array_equal(columns["nullable"], [1, np.nan, 3])
+        assert columns["category"].tolist() == [3, 1, None]
+        assert columns["text"].tolist() == ["a", None, "b"]
+        assert columns["object"].tolist() == ["a", 1, None]
+        assert columns["truth"].tolist() == [True, False, True]
+        assert columns["maybe"].tolist() == [True, None, False]
+
+    def test_polars_columns_are_read_like_those_of_pandas(self):
+        pl = pytest.importorskip("polars")
+        frame = pl.DataFrame(
+            {
+                "number": [1.5, None, 2.0],
+                "count": [1, 2, 3],
+                "text": ["a", None, "b"],
+                "category": pl.Series(["x", None, "y"], dtype=pl.Categorical),
+                "truth": [True, False, None],
+            }
+        )
+        mask = find_categorical(frame, "from_dtype", frame.columns)
+        assert names_of(mask, frame) == ["text", "category", "truth"]
+        columns = read_table(frame, mask, "TRMClassifier").columns
+        np.testing.assert_array_equal(columns[0], [1.5, np.nan, 2])
+        assert columns[0].dtype == columns[1].dtype == np.float64
+        assert [column.tolist() for column in columns[2:]] == [
+            ["a", None, "b"],
+            ["x", None, "y"],
+            [True, False, None],
+        ]
+
+    def test_truth_values_may_be_taken_as_numbers(self):
+        pl = pytest.importorskip("polars")
+        values = {"truth": [True, False]}
+        for frame in (pd.DataFrame(values), pl.DataFrame(values)):
+            (column,) = read_table(frame, np.array([False]), "TRMClassifier").columns
+            np.testing.assert_array_equal(column, [1, 0])
+
+    def test_strings_in_an_array_are_categories_and_numbers_are_not(self):
+        X = np.array([["a", 1, True], ["b", 2.5, False]], dtype=object)
+        mask = find_categorical(X, "from_dtype", None)
+        np.testing.assert_array_equal(mask, [True, False, True])
+        columns = read_table(X, mask, "TRMClassifier").columns
+        assert columns[1].dtype == np.float64
+
+    @pytest.mark.parametrize(
+        "wanted",
+        [
+            [0, 2],
+            np.array([0, 2]),
+            [True, False, True],
+            np.array([True, False, True]),
+            ["a", "c"],
+            pd.Index(["a", "c"]),
+            ("c", "a"),
+        ],
+        ids=str,
+    )
+    def test_indices_masks_and_names_say_the_same(self, wanted):
+        X = pd.DataFrame(np.zeros((2, 3)), columns=["a", "b", "c"])
+        mask = find_categorical(X, wanted, list(X))
+        np.testing.assert_array_equal(mask, [True, False, True])
+
+    @pytest.mark.parametrize("wanted", [None, []])
+    def test_no_column_need_be_one_of_categories(self, wanted):
+        assert not find_categorical(FRAME, wanted, list(FRAME)).any()
+
+    @pytest.mark.parametrize(
+        ("wanted", "message"),
+        [
+            ([3], r"categorical_features must hold indices from 0 to 2, got \[3\]"),
+            ([-1], "indices from 0 to 2"),
+            ([True, False], "one entry for each of the 3 columns, got 2"),
+            (["d"], r"names 'd', which is no column of X: \['a', 'b', 'c'\]"),
+            ([0.5], "must be 'from_dtype', None, a mask, indices or names of columns"),
+            ([[0]], "must be 'from_dtype', None, a mask, indices or names of columns"),
+        ],
+    )
+    def test_wrong_categorical_features(self, wanted, message):
+        X = pd.DataFrame(np.zeros((2, 3)), columns=["a", "b", "c"])
+        with pytest.raises(ValueError, match=message):
+            find_categorical(X, wanted, list(X))
+
+    def test_names_need_a_data_frame(self):
+        with pytest.raises(ValueError, match="X has no column names"):
+            find_categorical(np.zeros((2, 3)), ["a"], None)
+
+    @pytest.mark.parametrize(
+        ("column", "message"),
+        [
+            (
+                ["a", "b"],
+                "Column 'bad' holds .*, not numbers. Name it",
+            ),
+            (pd.to_datetime(["2020", "2021"]), "must hold numbers or categories"),
+            ([1 + 2j, 0], "must hold numbers or categories"),
+            ([1.0, np.inf], "Column 'bad' contains infinity"),
+        ],
+        ids=["text", "dates", "complex", "infinity"],
+    )
+    def test_columns_that_hold_no_numbers(self, column, message):
+        frame = pd.DataFrame({"good": [1, 2], "bad": column})
+        with pytest.raises(ValueError, match=message):
+            read_table(frame, np.zeros(2, dtype=bool), "TRMClassifier")
+
+    def test_categories_that_cannot_be_looked_up(self):
+        frame = pd.DataFrame({"bad": [[1], [2]]})
+        with pytest.raises(TypeError, match="'bad' holds a category that cannot"):
+            read_table(frame, np.ones(1, dtype=bool), "TRMClassifier")
+
+
+def test_rows_of_weight_zero_teach_the_encoder_nothing():
+    random = np.random.RandomState(0)
+    frame = pd.DataFrame(
+        {"number": random.normal(size=30), "word": random.choice(list("abcdef"), 30)}
+    )
+    weights = random.randint(0, 2, size=30)
+    mask = np.array([False, True])
+    table = read_table(frame, mask, "TRMClassifier")
+    weighted = TableEncoder(8, 2, 255).fit(table, mask, weights)
+    kept = read_table(frame[weights == 1], mask, "TRMClassifier")
+    without = TableEncoder(8, 2, 255).fit(kept, mask, np.ones(len(kept)))
+    assert weighted.n_bins == without.n_bins
+    assert weighted.n_categories == without.n_categories
+    np.testing.assert_array_equal(weighted.encode(table), without.encode(table))
