@@ -355,7 +355,8 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         if not goes_on:
             self._find_symmetries(rows)
             self._start_training(self._space(), min(self.batch_size, len(rows)))
-        self._train(rows, held_out, self.max_epochs)
+        given = None if sample_weight is None else {"sample_weight": sample_weight}
+        self._train(rows, held_out, self.max_epochs, X=X, y=y, metadata=given)
         return self
 
     def partial_fit(
@@ -391,7 +392,8 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         if not goes_on:
             self._find_symmetries(rows)
             self._start_training(self._space(), self.batch_size)
-        self._train(rows, None, None)
+        given = None if sample_weight is None else {"sample_weight": sample_weight}
+        self._train(rows, None, None, X=X, y=y, metadata=given)
         return self
 
     def _check_X_y(self, X: Any, y: Any, *, reset: bool) -> tuple[Grids, Grids]:
@@ -549,6 +551,8 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         """Encode the rows to train on and those to validate on, if any."""
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val must be given together.")
+        if X_val is None and sample_weight_val is not None:
+            raise ValueError("sample_weight_val must be None without X_val and y_val.")
         rows = self._make_rows(X, y, sample_weight)
         if X_val is not None:
             X_val, y_val = self._check_X(X_val, reset=False), as_grids(y_val, "y_val")

@@ -32,6 +32,7 @@ from sklearn.utils import estimator_html_repr
 from skorch.callbacks import EarlyStopping, EpochScoring, LRScheduler
 
 import sktrm._base
+from sktrm.metrics import exact_match_scorer
 
 
 @pytest.fixture(scope="module")
@@ -423,3 +424,11 @@ class TestProgress:
 
         tiny_solver().set_callbacks(Names()).fit(*copies)
         assert seen == ["fit", "epoch", "epoch"]
+
+    def test_a_solver_is_scored_after_each_epoch(self, copies):
+        X, y = copies
+        monitor = self.callback.ScoringMonitor(scoring=exact_match_scorer)
+        solver = tiny_solver(max_epochs=3).set_callbacks(monitor).fit(X, y)
+        fit, *epochs = (row["score"] for row in monitor.get_logs().data)
+        assert len(epochs) == 3
+        assert fit == epochs[-1] == solver.score(X, y)
