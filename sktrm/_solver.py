@@ -507,10 +507,11 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         """Describe the task to augmentations."""
         encoder = self._encoder
         return TokenSpace(
-            canvas=encoder.one_shape,
+            canvas=encoder.canvas,
             n_tokens=encoder.vocabulary.n_tokens,
             token_of=encoder.vocabulary.token_of,
             answer_tokens=encoder.answer_tokens,
+            ragged=encoder.one_shape is None,
         )
 
     def _make_model(self, generator: torch.Generator) -> TinyRecursionModel:
