@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"nn"},
     {"_device", "augmentation", "_inference", "_slots", "_training", "_tries"},
-    {"_encoding", "_tables", "datasets", "metrics", "_base"},
-    {"_answers", "_classifier", "_solver", "inspection"},
+    {"_encoding", "_tables", "datasets", "metrics", "_base", "_recipes"},
+    {"_answers", "_classifier", "_pretrained", "_solver", "inspection"},
     {"__init__"},
 ]
 NUMPY_ONLY = {"_encoding", "_tables", "datasets", "metrics"}
