@@ -154,7 +154,7 @@ def _augmentation_to_json(augmentation: Augmentation) -> dict[str, Any]:
             f"augmentation must hold classes of sktrm.augmentation to be stored, got "
             f"{augmentation!r}."
         )
-    return {"augmentation": kind, **_to_json(asdict(augmentation))}  # type: ignore[call-overload]
+    return {"augmentation": kind, **_to_json(asdict(augmentation))}
 
 
 def load_pretrained(
@@ -291,5 +291,8 @@ def _from_json(value: Any) -> Any:
         return [_from_json(part) for part in value]
     if not isinstance(value, dict):
         return value
-    fields = {n: tuple(v) if isinstance(v, list) else v for n, v in value.items()}
+    fields: dict[str, Any] = {
+        name: tuple(part) if isinstance(part, list) else part
+        for name, part in value.items()
+    }
     return _AUGMENTATIONS[fields.pop("augmentation")](**fields)
