@@ -255,7 +255,7 @@ def _rebuild(
     solver = TRMSolver(**{**stored, **parameters})
     solver._validate_params()
     encoder = _rebuild_encoder(description["encoder"])
-    fitted = dict(description["fitted"])
+    fitted = {n: v for n, v in description["fitted"].items() if n in _FITTED}
     if "feature_names_in_" in fitted:
         fitted["feature_names_in_"] = np.array(fitted["feature_names_in_"], object)
     solver.__setstate__(

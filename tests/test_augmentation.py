@@ -153,8 +153,8 @@ def test_symmetries_are_not_found_where_there_are_none():
     one, other = space.answer_tokens[:2]
     changed[3, clue] = other if inputs[3, clue] == one else one
     assert find_symmetries(changed, labels, space) == []  # a clue is not kept
-    ragged = space._replace(canvas=None)
-    assert find_symmetries(inputs, labels, ragged) == []
+    for ragged in (space._replace(canvas=None), space._replace(ragged=True)):
+        assert find_symmetries(inputs, labels, ragged) == []
 
 
 def generator(seed=0):
