@@ -333,7 +333,7 @@ class GridAnswers:
         seed = self._seeds[3]
         views = [Transform()]
         space = self._space()
-        augmentations = self._augmentations(space)
+        augmentations = [a for a in self._augmentations(space) if not a.needs_rows]
         if augment_votes > 1 and not augmentations:
             raise ValueError(
                 f"augment_votes={augment_votes} needs transforms to look through: set "

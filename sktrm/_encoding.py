@@ -246,6 +246,13 @@ class GridEncoder:
         return self.x_shape if self.x_shape == self.y_shape else None
 
     @property
+    def canvas(self) -> tuple[int, ...] | None:
+        """Shape of all questions and answers, or of the canvas that holds them all."""
+        if self.one_shape is None and len(self.x_canvas) == len(self.y_canvas) == 2:
+            return self.x_canvas
+        return self.one_shape
+
+    @property
     def predicts_size(self) -> bool:
         """Whether the size of an answer must be read off its PAD cells."""
         return self.y_shape is None and not self.y_follows_x

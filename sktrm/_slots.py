@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sktrm.augmentation import Augmentation, TokenSpace, compose
+from sktrm.augmentation import Augmentation, TokenSpace, augment
 from sktrm.nn import Carry, StepOutput
 
 
@@ -99,8 +99,9 @@ class Slots:
             self.data = tuple(r.new_zeros(self.n_slots, *r.shape[1:]) for r in rows)  # type: ignore[assignment]
         assert self.data is not None
         inputs, labels, weights = rows
-        transform = compose(self.augmentations, len(slots), self.space, self.generator)
-        inputs, labels = transform(inputs), transform(labels)
+        inputs, labels = augment(
+            self.augmentations, inputs, labels, self.space, self.generator
+        )
         for store, new in zip(self.data, (inputs, labels, weights), strict=True):
             store[slots] = new
         self.steps[slots] = 0

@@ -18,6 +18,7 @@ from sktrm._answers import GridAnswers
 from sktrm._base import BaseTRM
 from sktrm._device import has_cxx_compiler
 from sktrm._encoding import GridEncoder, Grids, as_grids
+from sktrm._recipes import recipe
 from sktrm._slots import Rows
 from sktrm.augmentation import Augmentation, TokenSpace, find_symmetries
 from sktrm.nn import TinyRecursionModel, build_equivariant
@@ -298,6 +299,50 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         self.random_state = random_state
         self.verbose = verbose
 
+    @classmethod
+    def from_recipe(
+        cls, name: str, size: str = "paper", **overrides: Any
+    ) -> "TRMSolver":
+        """Make an unfitted solver with the settings of a published benchmark.
+
+        ``docs/recipes.md`` gives the source of each value, and says what cannot be
+        reproduced exactly.
+
+        Parameters
+        ----------
+        name : {"sudoku-extreme", "maze-hard", "arc-agi-1", "arc-agi-2"}
+            The benchmark.
+        size : {"paper", "small"}, default="paper"
+            "paper" takes the hyper-parameters of [1]_ and its code, for a GPU and many
+            hours; "small" what we recommend on a CPU.
+        **overrides : parameters of :class:`TRMSolver`
+            Values to take instead of the recipe's.
+
+        Returns
+        -------
+        solver : TRMSolver
+            Not fitted.
+
+        Raises
+        ------
+        ValueError
+            If there is no such name, size or parameter; the message lists those that
+            there are.
+
+        References
+        ----------
+        .. [1] A. Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny
+           Networks", arXiv:2510.04871, 2025.
+
+        Examples
+        --------
+        >>> from sktrm import TRMSolver
+        >>> solver = TRMSolver.from_recipe("sudoku-extreme", max_epochs=10)
+        >>> solver.hidden_size, solver.mixer, solver.max_epochs
+        (512, 'mlp', 10)
+        """
+        return cls(**recipe(name, size)).set_params(**overrides)
+
     def fit(
         self,
         X: Any,
@@ -509,10 +554,11 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         """Describe the task to augmentations."""
         encoder = self._encoder
         return TokenSpace(
-            canvas=encoder.one_shape,
+            canvas=encoder.canvas,
             n_tokens=encoder.vocabulary.n_tokens,
             token_of=encoder.vocabulary.token_of,
             answer_tokens=encoder.answer_tokens,
+            ragged=encoder.one_shape is None,
         )
 
     def _make_model(self, generator: torch.Generator) -> TinyRecursionModel:

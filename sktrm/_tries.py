@@ -50,9 +50,10 @@ class Tries:
         view = self._view(number)
         if view.is_identity():
             return answer
-        seen = torch.as_tensor(answer)[None]
-        # A negative token means "no cell here".
-        undone: np.ndarray = (view.inverse()(seen.abs()) * seen.sign())[0].numpy()
+        seen, back = torch.as_tensor(answer)[None], view.inverse()
+        # A negative token means "no cell here", which moves with its cell.
+        signs = Transform(cells=back.cells)(seen.sign())
+        undone: np.ndarray = (back(seen.abs()) * signs)[0].numpy()
         return undone
 
     def _view(self, number: int) -> Transform:

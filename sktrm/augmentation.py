@@ -9,7 +9,7 @@ paper's network memorises its training set.
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ __all__ = [
     "SymbolPermutation",
     "TokenSpace",
     "Transform",
+    "Translation",
 ]
 
 
@@ -31,19 +32,23 @@ class TokenSpace(NamedTuple):
     Parameters
     ----------
     canvas : tuple of int or None
-        Shape that all rows of ``X`` and ``y`` share, None if there is no such shape.
+        Shape that all rows of ``X`` and ``y`` share or, if they are ``ragged``, of the
+        canvas at whose upper left they lie; None if there is no such shape.
     n_tokens : int
         Number of tokens; token 0 stands for "no cell here".
     token_of : mapping of symbol to int
         Token of each symbol of ``X`` and ``y``.
     answer_tokens : tuple of int
         Tokens of the symbols that occur in ``y``.
+    ragged : bool, default=False
+        Whether grids differ in size: the cells around them hold token 0.
     """
 
     canvas: tuple[int, ...] | None
     n_tokens: int
     token_of: Mapping[Hashable, int]
     answer_tokens: tuple[int, ...]
+    ragged: bool = False
 
 
 class Transform(NamedTuple):
@@ -102,8 +107,12 @@ class Augmentation:
     """Base of all augmentations; subclass it to write your own.
 
     A subclass implements :meth:`draw` and, if it does not fit every task,
-    :meth:`check`.
+    :meth:`check`. One that must see the rows first, such as :class:`Translation`,
+    implements :meth:`draw_for` instead and sets ``needs_rows``.
     """
+
+    # Whether draws depend on the rows; if so, views for voting are not drawn from it.
+    needs_rows: ClassVar[bool] = False
 
     def check(self, space: TokenSpace) -> None:
         """Raise ValueError if this augmentation does not fit the task's ``space``."""
@@ -113,6 +122,33 @@ class Augmentation:
     ) -> Transform:
         """Draw one transform for each of ``n_rows`` rows, on ``generator``'s device."""
         raise NotImplementedError(f"{type(self).__name__} must implement draw().")
+
+    def draw_for(
+        self,
+        inputs: Tensor,
+        labels: Tensor | None,
+        space: TokenSpace,
+        generator: torch.Generator,
+    ) -> Transform:
+        """Draw one transform for each row of ``inputs`` (rows, length).
+
+        ``labels`` (rows, length) will be transformed alike, if there are any.
+        """
+        return self.draw(len(inputs), space, generator)
+
+
+def augment(
+    augmentations: Sequence[Augmentation],
+    inputs: Tensor,
+    labels: Tensor,
+    space: TokenSpace,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Transform questions and their answers alike by all ``augmentations`` in turn."""
+    for augmentation in augmentations:
+        transform = augmentation.draw_for(inputs, labels, space, generator)
+        inputs, labels = transform(inputs), transform(labels)
+    return inputs, labels
 
 
 def compose(
@@ -136,13 +172,14 @@ def _permutations(*shape: int, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class SymbolPermutation(Augmentation):
-    """Permute interchangeable symbols, such as the digits of a Sudoku.
+    """Permute interchangeable symbols: a Sudoku's digits, a picture's colours.
 
     Parameters
     ----------
     symbols : sequence of symbols, default=None
         The interchangeable symbols, as they stand in ``X`` and ``y``. None takes all
-        symbols that occur in ``y``: a Sudoku's digits, but not the blank.
+        symbols that occur in ``y``: a Sudoku's digits, but not the blank. For ARC tasks
+        name the colours, ``range(1, 10)``: the background, 0, keeps its part.
     """
 
     symbols: Sequence[object] | None = None
@@ -175,25 +212,30 @@ class SymbolPermutation(Augmentation):
 def _one_grid(space: TokenSpace, name: str) -> tuple[int, ...]:
     """Return the shape that all grids of the task share, or raise ValueError."""
     if space.canvas is None:
-        raise ValueError(
-            f"{name} moves cells, so all grids of X and y must have one shape."
-        )
+        raise ValueError(f"{name} moves cells, so X and y must be grids on one canvas.")
     return space.canvas
+
+
+def _check_two_sides(space: TokenSpace, name: str) -> None:
+    """Raise ValueError if the rows of the task are no grids."""
+    if len(_one_grid(space, name)) != 2:
+        raise ValueError(
+            f"{name} needs grids, arrays of shape (n, H, W) or lists of grids."
+        )
 
 
 @dataclass(frozen=True)
 class Dihedral(Augmentation):
     """Rotate and mirror grids: 8 symmetries of a square, 4 of a rectangle.
 
-    Grids must come as arrays (n, H, W) of one size. For mazes with one labelled path
-    among many this hurts (Maze-Hard: exact match 85 to 10), so measure before you use
-    it.
+    Grids of different sizes are turned with the canvas that holds the largest one. For
+    mazes with one labelled path among many this hurts (Maze-Hard: exact match 85 to
+    10), so measure before you use it.
     """
 
     def check(self, space: TokenSpace) -> None:
-        """Raise ValueError if the rows are no grids of one size."""
-        if len(_one_grid(space, "Dihedral")) != 2:
-            raise ValueError("Dihedral needs grids, arrays of shape (n, H, W).")
+        """Raise ValueError if the rows are no grids."""
+        _check_two_sides(space, "Dihedral")
 
     def draw(
         self, n_rows: int, space: TokenSpace, generator: torch.Generator
@@ -212,6 +254,77 @@ class Dihedral(Augmentation):
             len(symmetries), (n_rows,), generator=generator, device=generator.device
         )
         return Transform(cells=symmetries[choice])
+
+
+@dataclass(frozen=True)
+class Translation(Augmentation):
+    """Move each grid to a random place on its canvas, its answer with it.
+
+    Use it where grids lie on a larger canvas and their place there means nothing, as in
+    the ARC pipeline of the paper. All places at which both question and answer still
+    fit are equally likely. Cells leave the canvas on no side: what is moved around its
+    edge is empty, and the inverse brings it back.
+
+    Voting (``augment_votes``) sees no translations, as in the authors' code: its views
+    are the same for all rows, while the places of a grid depend on its size.
+
+    Parameters
+    ----------
+    outside : symbol, default=None
+        The symbol around the grids, if ``X`` and ``y`` are arrays in which they lie.
+        None stands for the cells that are added to lists of grids of different sizes.
+    """
+
+    outside: Hashable = None
+    needs_rows: ClassVar[bool] = True
+
+    def check(self, space: TokenSpace) -> None:
+        """Raise ValueError if the rows are no grids, or fill their canvas."""
+        _check_two_sides(space, "Translation")
+        if self.outside is None and not space.ragged:
+            raise ValueError(
+                "Translation needs room to move grids: lists of grids of different "
+                "sizes, or arrays and the symbol around the grids as outside."
+            )
+        if self.outside is not None and self.outside not in space.token_of:
+            raise ValueError(
+                f"outside must be a symbol of X or y, got {self.outside!r}, which "
+                f"occurs in neither."
+            )
+
+    def draw_for(
+        self,
+        inputs: Tensor,
+        labels: Tensor | None,
+        space: TokenSpace,
+        generator: torch.Generator,
+    ) -> Transform:
+        """Draw one translation for each row, among those that keep it on the canvas."""
+        height, width = _one_grid(space, "Translation")
+        outside = 0 if self.outside is None else space.token_of[self.outside]
+        taken = inputs != outside
+        if labels is not None:  # negative labels are not scored: no cells of a grid
+            taken = taken | ((labels != outside) & (labels >= 0))
+        taken = taken.reshape(-1, height, width)
+        rows = _shifted(taken.any(dim=2), generator)
+        columns = _shifted(taken.any(dim=1), generator)
+        cells = rows[:, :, None] * width + columns[:, None, :]
+        return Transform(cells=cells.flatten(1))
+
+
+def _shifted(taken: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift lines (rows, lines) so that the ``taken`` ones stay; whence each comes."""
+    n_rows, n_lines = taken.shape
+    lines = torch.arange(n_lines, device=taken.device)
+    before = torch.where(taken, lines, n_lines).amin(dim=1)
+    after = n_lines - 1 - torch.where(taken, lines, -1).amax(dim=1)
+    # No line taken: nothing to move.
+    room = torch.where(taken.any(dim=1), before + after, 0)
+    before = before.clamp(max=room)
+    uniform = torch.rand(n_rows, generator=generator, device=taken.device)
+    # A product may be rounded up to the next whole number.
+    place = (uniform * (room + 1)).long().clamp(max=room)
+    return (lines - (place - before)[:, None]) % n_lines
 
 
 @dataclass(frozen=True)
@@ -236,10 +349,10 @@ class SudokuGroup(Augmentation):
         SymbolPermutation(self.symbols).check(space)
         canvas = _one_grid(space, "SudokuGroup")
         side = self.box[0] * self.box[1]
-        if canvas not in ((side, side), (side * side,)):
+        if space.ragged or canvas not in ((side, side), (side * side,)):
             raise ValueError(
                 f"SudokuGroup(box={self.box}) needs grids of {side} x {side} cells, "
-                f"got rows of shape {canvas}."
+                f"got {'grids of different sizes' if space.ragged else canvas}."
             )
 
     def draw(
@@ -277,7 +390,8 @@ def find_symmetries(
     in its question.
     """
     side = math.isqrt(inputs.shape[1])
-    if space.canvas not in ((side, side), (side * side,)) or labels.shape[1] != side**2:
+    square = space.canvas in ((side, side), (side * side,)) and not space.ragged
+    if not square or labels.shape[1] != side**2:
         return []
     symbols = np.array(sorted(space.answer_tokens))
     given = np.isin(inputs, symbols)

@@ -142,7 +142,10 @@ def test_sudokus_from_a_file(tmp_path):
     [
         (SUDOKU.replace("rating", "level"), "it lacks rating"),
         (SUDOKU.replace(".2.4", ".2.45"), "puzzle 1 has 5"),
-        (SUDOKU.replace(".2.4", ".2.?"), "no digit"),
+        (SUDOKU.replace(".2.4", ".2.?"), r"no digit: '\?'"),
+        (SUDOKU.replace(".2.4", ".2.\u0664"), "no digit"),
+        (SUDOKU.replace(",1.5", ",hard"), "ratings of .* must be numbers"),
+        (SUDOKU.replace(",1.5", ""), "4 columns, but that of puzzle 1 has 3"),
         (SUDOKU.splitlines()[0], "holds no puzzles"),
     ],
 )
@@ -150,6 +153,30 @@ def test_files_that_are_no_sudokus(tmp_path, text, message):
     path = tmp_path / "puzzles.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
+        load_sudoku(path)
+
+
+def test_letters_are_digits_above_nine(tmp_path):
+    path = tmp_path / "puzzles.csv"
+    path.write_text(f"source,question,answer,rating\n,{'.' * 256},{'aGz0' * 64},1\n")
+    bunch = load_sudoku(path)
+    assert bunch.data.dtype == bunch.target.dtype == np.int8
+    assert bunch.target[0, 0, :4].tolist() == [10, 16, 35, 0]
+
+
+def test_files_longer_than_what_is_read_at_once(tmp_path, monkeypatch):
+    path = tmp_path / "puzzles.csv"
+    lines = [f"s{i},{i % 5}...,123{i % 5},{i}" for i in range(23)]
+    path.write_text("\n".join(["source,question,answer,rating", *lines, "", ""]))
+    whole = load_sudoku(path)
+    monkeypatch.setattr("sktrm.datasets._files._LINES_AT_ONCE", 5)
+    parts = load_sudoku(path)
+    assert whole.source.tolist() == [f"s{i}" for i in range(23)]
+    assert whole.rating.tolist() == list(range(23))
+    for name in whole:
+        np.testing.assert_array_equal(whole[name], parts[name])
+    path.write_text(path.read_text().replace("s17,2...", "s17,2.."))
+    with pytest.raises(ValueError, match="puzzle 17 has 3"):
         load_sudoku(path)
 
 

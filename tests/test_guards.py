@@ -25,8 +25,15 @@ LAYERS = [
         "_training",
         "_tries",
     },
-    {"_encoding", "_tables", "datasets", "metrics", "_base"},
-    {"_answers", "_classifier", "_solver", "_table_answers", "inspection"},
+    {"_encoding", "_tables", "datasets", "metrics", "_base", "_recipes"},
+    {
+        "_answers",
+        "_classifier",
+        "_pretrained",
+        "_solver",
+        "_table_answers",
+        "inspection",
+    },
     {"__init__"},
 ]
 NUMPY_ONLY = {"_encoding", "_tables", "datasets", "metrics"}

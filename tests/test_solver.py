@@ -386,8 +386,10 @@ class TestBadInput:
     def test_augmentation_that_does_not_fit_the_task(self, copies):
         with pytest.raises(ValueError, match=r"arrays of shape \(n, H, W\)"):
             tiny_solver(augmentation=Dihedral()).fit(*copies)
-        with pytest.raises(ValueError, match="must have one shape"):
-            tiny_solver(augmentation=Dihedral()).fit(*ragged())
+        with pytest.raises(ValueError, match="must be grids on one canvas"):
+            tiny_solver(augmentation=Dihedral()).fit(copies[0], copies[1][:, 0])
+        with pytest.raises(ValueError, match="got grids of different sizes"):
+            tiny_solver(augmentation=SudokuGroup((2, 2))).fit(*ragged())
 
     def test_validation_data_come_in_pairs(self, copies):
         with pytest.raises(ValueError, match="X_val and y_val must be given together"):

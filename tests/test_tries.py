@@ -56,8 +56,13 @@ def test_a_view_is_undone():
         assert bool((seen != questions).any()) == (number % 3 > 0)
         for question, view in zip(questions.numpy(), seen.numpy(), strict=True):
             assert (tries.undo(view, number) == question).all()
-    # A negative token, "no cell here", stays one.
-    assert (tries.undo(-seen[0].numpy(), 5) < 0).all()
+    # A negative token, "no cell here", stays one and moves with its cell.
+    signs = torch.where(torch.rand(16, generator=draw) < 0.5, -1, 1)
+    for number, view in enumerate(views * 2):
+        moved = signs if view.cells is None else signs[view.cells[0]]
+        answer = tries.see(questions[:1], number)[0] * moved
+        undone = tries.undo(answer.numpy(), number)
+        np.testing.assert_array_equal(undone, questions[0] * signs)
 
 
 ENDS = [  # number, answer, confidence, halted

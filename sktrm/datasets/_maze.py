@@ -8,10 +8,11 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from sklearn.utils import Bunch, check_random_state
 
-from sktrm.datasets._files import read_puzzles
+from sktrm.datasets._files import load_puzzles
 
 WALL, FREE, START, GOAL, PATH = "#", " ", "S", "G", "o"
 _MAX_ATTEMPTS = 1000
+CHARACTER_OF = np.array([chr(code) for code in range(256)])
 
 
 def free_graph(free: np.ndarray) -> csr_array:
@@ -249,4 +250,4 @@ def load_maze(
     ValueError
         If a column is missing or a line is no square maze; the message says which.
     """
-    return read_puzzles(path, return_X_y=return_X_y)
+    return load_puzzles(path, CHARACTER_OF, return_X_y=return_X_y)

@@ -7,10 +7,14 @@ from typing import Any
 import numpy as np
 from sklearn.utils import Bunch, check_random_state
 
-from sktrm.datasets._files import read_puzzles
+from sktrm.datasets._files import load_puzzles
 
 # Grids in which removing clues got stuck, per puzzle, before we give up.
 _MAX_ATTEMPTS = 200
+# The digit of each character of a file, letters standing for 10 and more.
+DIGIT_OF = np.full(256, -1, dtype=np.int8)
+DIGIT_OF[[ord(c) for c in ".0123456789abcdefghijklmnopqrstuvwxyz"]] = [0, *range(36)]
+DIGIT_OF[[ord(c) for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"]] = range(10, 36)
 
 
 class _Rules:
@@ -300,7 +304,7 @@ def load_sudoku(
     Returns
     -------
     bunch : Bunch
-        ``data`` and ``target``, int64 of shape (n, side, side), 0 for a blank;
+        ``data`` and ``target``, int8 of shape (n, side, side), 0 for a blank;
         ``rating``, float of shape (n,), the difficulty as the source rates it;
         ``source``, str of shape (n,).
 
@@ -309,14 +313,4 @@ def load_sudoku(
     ValueError
         If a column is missing or a line is no square grid; the message says which.
     """
-    return read_puzzles(path, _digits, return_X_y=return_X_y)
-
-
-def _digits(characters: np.ndarray) -> np.ndarray:
-    """Return characters as integers, an array of the same shape."""
-    symbols, codes = np.unique(characters, return_inverse=True)
-    try:
-        values = [0 if s == "." else int(s, 36) for s in symbols.tolist()]
-    except ValueError as error:
-        raise ValueError(f"holds a character that is no digit: {error}") from error
-    return np.array(values, dtype=np.int64)[codes].reshape(characters.shape)
+    return load_puzzles(path, DIGIT_OF, return_X_y=return_X_y)
