@@ -11,9 +11,11 @@ import pickle
 import time
 
 import numpy as np
+import torch
 from sklearn.model_selection import GroupShuffleSplit
 
 from sktrm import TRMSolver
+from sktrm import _training as training
 from sktrm.datasets import is_solved_sudoku, load_sudoku
 
 
@@ -28,6 +30,15 @@ def read_arguments():
     )
     parser.add_argument("--max-rating", type=float, default=np.inf)
     parser.add_argument("--budget", type=float, help="seconds of training")
+    parser.add_argument(
+        "--own-time", action="store_true", help="count the process's time, not the wall"
+    )
+    parser.add_argument("--threads", type=int, help="for torch")
+    parser.add_argument(
+        "--defaults",
+        action="store_true",
+        help="every parameter but symbols at its default, no validation",
+    )
     parser.add_argument("--set", default="{}", help="parameters of TRMSolver, as JSON")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", help="append every figure to this file, as JSON lines")
@@ -86,8 +97,27 @@ def draw_depth(solver, X, y, path):
     figure.savefig(path, dpi=150)
 
 
+def fit(args, X, y):
+    """Train on the puzzles but those that choose the weights."""
+    if args.defaults:
+        solver = TRMSolver(symbols=range(1, 10), random_state=args.seed, verbose=1)
+        return solver.fit(X, y)
+    (X, y), (X_val, y_val) = split(X, y, args.n_validation, args.seed)
+    parameters = {"symbols": "interchangeable", "max_epochs": 10**6}
+    if args.budget:
+        parameters["max_time"] = args.budget
+    parameters.update(json.loads(args.set))
+    solver = TRMSolver(random_state=args.seed, verbose=1, **parameters)
+    rows = np.tile(np.arange(len(X)), args.passes)
+    return solver.fit(X[rows], y[rows], X_val=X_val, y_val=y_val)
+
+
 def main():
     args = read_arguments()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.own_time:
+        training.perf_counter = time.process_time
     bunch = load_sudoku(args.train)
     easy = bunch.rating <= args.max_rating
     train = bunch.data[easy], bunch.target[easy]
@@ -97,28 +127,21 @@ def main():
         test = X[rows], y[rows]
     else:
         train, test = split(*train, args.n_test, args.seed)
-    train, validation = split(*train, args.n_validation, args.seed)
-    parameters = {"symbols": "interchangeable", "max_epochs": 10**6}
-    parameters.update(json.loads(args.set))
-    if args.budget:
-        parameters["max_time"] = args.budget
-    solver = TRMSolver(random_state=args.seed, verbose=1, **parameters)
-    rows = np.tile(np.arange(len(train[0])), args.passes)
     start = time.perf_counter()
     if args.load:
         with open(args.load, "rb") as file:
             solver = pickle.load(file)
     else:
-        X_val, y_val = validation
-        solver.fit(train[0][rows], train[1][rows], X_val=X_val, y_val=y_val)
+        solver = fit(args, *train)
     seconds = time.perf_counter() - start
     if args.save:
         with open(args.save, "wb") as file:
             pickle.dump(solver, file)
     n_parameters = sum(p.numel() for p in solver.module_.parameters())
+    validation = getattr(solver, "validation_score_", float("nan"))
     print(
         f"{len(train[0])} puzzles, {seconds:.0f} s, {n_parameters} parameters, "
-        f"validation {solver.validation_score_:.3f}; {len(test[0])} to test with"
+        f"validation {validation:.3f}; {len(test[0])} to test with"
     )
     if args.png:
         draw_depth(solver, *test, args.png)
