@@ -1,6 +1,7 @@
 """What a fitted solver says: answers, their stages, probabilities, scores."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -10,8 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sktrm._encoding import PAD, GridEncoder, Grids
-from sktrm._tries import Choice, Tries, Verified, Vote
-from sktrm.augmentation import Transform, compose
+from sktrm._tries import Choice, Tries, Verified, Vote, draw_views
+from sktrm.augmentation import Transform
 from sktrm.metrics import exact_match_score
 from sktrm.nn import log_probabilities
 
@@ -71,6 +72,7 @@ class GridAnswers:
     _space: Any
     _augmentations: Any
     _seeds: list[int]
+    _sizes: dict[str, Any]
     loss: str
     rollout_noise: float
     ignore_value: Any
@@ -98,10 +100,11 @@ class GridAnswers:
             Tries for each row. The first starts from the state known from training,
             the others from random states around it (see ``rollout_noise``), the same
             for all rows. Tries run in one batch, ``batch_size`` at a time, and those
-            that cannot change the answer any more are not made.
+            that cannot change the answer any more are not made; a vote makes all.
         augment_votes : int, default=1
             Views of each row: itself, and random transforms of it by ``augmentation``,
-            whose answers are transformed back. Each view gets ``n_rollouts`` tries.
+            whose answers are transformed back. Each view gets ``n_rollouts`` tries. If
+            there are fewer different views, as of ``Dihedral``, those.
         choose : {"auto", "confidence", "vote"}, default="auto"
             Whose answer a row gets: "confidence" that of the first try that halts, or
             else of the one with the highest halting probability; "vote" the one that
@@ -111,15 +114,15 @@ class GridAnswers:
             :func:`sktrm.datasets.is_solved_sudoku`; the rows are arrays of the shape,
             values and dtype of ``X`` and ``y``. It is asked after every step, instead
             of the halting head, and a row stops when it accepts. A row of which nothing
-            is accepted gets its most confident answer.
+            is accepted gets its most confident answer. ``choose`` must be "auto" then.
 
         Returns
         -------
         solutions : Solutions
             A named tuple of ``answers``, of the form, values and dtype of ``y``;
             ``confidence``, float of shape (n,), the halting probability of each
-            answer; ``n_steps``, int of shape (n,), the steps taken, those of all tries
-            up to the one whose answer it is.
+            answer; ``n_steps``, int of shape (n,), the steps taken: those of all tries
+            up to the one that settled the row, of all tries if none did.
 
         Raises
         ------
@@ -130,10 +133,7 @@ class GridAnswers:
         """
         inputs, X = self._questions(X)
         tries = self._tries(n_rollouts, augment_votes)
-        choice = self._choice(len(inputs), len(tries), choose, augment_votes)
-        if verifier is not None:
-            accepts = _Asking(verifier, self._encoder, X)
-            choice = Verified(len(inputs), len(tries), accepts)
+        choice = self._choice(X, len(tries), choose, augment_votes, verifier)
         tokens, confidence, n_steps = self._solve(
             inputs, self._read_answers, max_steps, tries, choice
         )
@@ -345,22 +345,34 @@ class GridAnswers:
                 f"differ, got rollout_noise=0."
             )
         generator = torch.Generator().manual_seed(seed)
-        views += [
-            compose(augmentations, 1, space, generator)
-            for _ in range(augment_votes - 1)
-        ]
+        alike = self._sizes.get("symbols", ())
+        views += draw_views(augmentations, augment_votes - 1, space, generator, alike)
         return Tries(int(n_rollouts), self.rollout_noise, seed, views)
 
     def _choice(
-        self, n_rows: int, n_tries: int, choose: str, augment_votes: int
+        self,
+        X: Grids,
+        n_tries: int,
+        choose: str,
+        augment_votes: int,
+        verifier: Verifier | None,
     ) -> Choice:
         """Make what decides between the tries."""
         if choose not in ("auto", "confidence", "vote"):
             raise ValueError(
                 f"choose must be 'auto', 'confidence' or 'vote', got {choose!r}."
             )
-        votes = choose == "vote" or (choose == "auto" and augment_votes > 1)
-        return (Vote if votes else Choice)(n_rows, n_tries)
+        if verifier is not None:
+            if choose != "auto":
+                raise ValueError(
+                    f"choose must be 'auto' with a verifier, which chooses, got "
+                    f"{choose!r}."
+                )
+            asking = _Asking(verifier, self._encoder, X)
+            return Verified(len(X), n_tries, asking)
+        if choose == "vote" or (choose == "auto" and augment_votes > 1):
+            return Vote(len(X), n_tries, partial(self._encoder.visible, X))
+        return Choice(len(X), n_tries)
 
     def _questions(self, X: Any) -> tuple[np.ndarray, Grids]:
         """Check and encode questions for prediction."""

@@ -171,7 +171,8 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
             net.n_iter_no_change = self.n_iter_no_change
         if n_epochs and self._is_worth_compiling(len(rows) * n_epochs):
             sizes = (self._n_slots, *rows.inputs.shape[1:])
-            net.module_.compile_step(rows.inputs.new_zeros(sizes))
+            if not net.module_.is_compiled_for(self._n_slots):
+                net.module_.compile_step(rows.inputs.new_zeros(sizes))
         net.begin(len(rows) * n_epochs if n_epochs else None)
 
         def train() -> None:

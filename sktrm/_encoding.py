@@ -320,6 +320,15 @@ class GridEncoder:
         tokens = self.vocabulary.encode(known.astype(values.dtype), name, unknown)
         return np.where(ignored, self.vocabulary.dtype.type(IGNORE_LABEL), tokens)
 
+    def visible(self, X: Grids, row: int, tokens: np.ndarray) -> Hashable:
+        """Return what there is to see of ``tokens`` as the answer of a row of ``X``.
+
+        Something to compare: cells outside the answer hold anything.
+        """
+        (answer,) = self.cut_out(tokens[None], tokens[None], X[row : row + 1])
+        answer = np.abs(answer)
+        return answer.shape, answer.tobytes()
+
     def decode(self, tokens: np.ndarray, X: Grids) -> Grids:
         """Return the answers that ``tokens`` (n, answer_cells) stand for.
 

@@ -97,6 +97,7 @@ class Flight(NamedTuple):
 
     rows: np.ndarray  # (active,) the questions they are at
     numbers: np.ndarray  # (active,) which try of the question each is
+    steps: np.ndarray  # (active,) how many each has taken
     inputs: Tensor  # (active, length)
     carry: Carry  # (active, ...)
 
@@ -108,6 +109,7 @@ class Flight(NamedTuple):
         return Flight(
             self.rows[kept],
             self.numbers[kept],
+            self.steps[kept],
             self.inputs[index],
             self.carry.select(index),
         )
@@ -132,7 +134,7 @@ def solve(
     """
     tries = tries or Tries()
     choice = choice or Choice(len(inputs))
-    waiting = _waiting(len(inputs), len(tries), choice)
+    waiting = _waiting(len(tries), choice)
     flight = None
     with torch.inference_mode():
         while True:
@@ -148,11 +150,14 @@ def solve(
     return Solution(choice.answers, choice.confidence, choice.n_steps())
 
 
-def _waiting(n_rows: int, n_tries: int, choice: Choice) -> Iterator[tuple[int, int]]:
+def _waiting(n_tries: int, choice: Choice) -> Iterator[tuple[int, int]]:
     """Yield number and row of the tries still needed, plain ones first."""
     for number in range(n_tries):
-        for row in range(n_rows):
-            if number <= choice.last_try[row]:
+        rows = np.flatnonzero(number <= choice.last_try)
+        if not len(rows):
+            return
+        for row in rows.tolist():
+            if number <= choice.last_try[row]:  # it may have been settled meanwhile
                 yield number, row
 
 
@@ -171,13 +176,17 @@ def _board(
         questions = tries.see(questions, number).to(model.y_init.device)
         start = tries.start(model, number)
         carry = Carry(*(s.expand(len(rows), *s.shape[1:]) for s in start))
-        parts.append(Flight(rows, np.full(len(rows), number), questions, carry))
+        numbers, steps = np.full(len(rows), number), np.zeros(len(rows), dtype=int)
+        parts.append(Flight(rows, numbers, steps, questions, carry))
     if len(parts) == 1:
         return parts[0]
-    rows, numbers, questions, carries = zip(*parts, strict=True)
-    carry = Carry(*(torch.cat(states) for states in zip(*carries, strict=True)))
+    rows, numbers, steps, questions, carries = zip(*parts, strict=True)
     return Flight(
-        np.concatenate(rows), np.concatenate(numbers), torch.cat(questions), carry
+        np.concatenate(rows),
+        np.concatenate(numbers),
+        np.concatenate(steps),
+        torch.cat(questions),
+        Carry(*(torch.cat(states) for states in zip(*carries, strict=True))),
     )
 
 
@@ -191,12 +200,11 @@ def _step(
     halt_threshold: float,
 ) -> Flight:
     """Think one step on; return the tries that are not over."""
-    rows, numbers = flight.rows, flight.numbers
+    rows, numbers, steps = flight.rows, flight.numbers, flight.steps + 1
     output = model(flight.inputs, flight.carry)
-    choice.steps[rows, numbers] += 1
     confidence = output.halt_logit.sigmoid().cpu().numpy()
     halted = (confidence > halt_threshold) & choice.heeds_halting
-    over = halted | (choice.steps[rows, numbers] >= max_steps)
+    over = halted | (steps >= max_steps)
     due = np.flatnonzero(over | (not choice.heeds_halting))
     if len(due):
         logits = output.answer_logits[torch.as_tensor(due, device=model.y_init.device)]
@@ -209,8 +217,10 @@ def _step(
                 confidence[i],
                 halted[i],
             )
+    for i in np.flatnonzero(over):
+        choice.end(int(rows[i]), int(numbers[i]), int(steps[i]))
     going = ~over & (numbers <= choice.last_try[rows])
-    return flight._replace(carry=output.carry).select(going)
+    return flight._replace(steps=steps, carry=output.carry).select(going)
 
 
 class Verdict(NamedTuple):

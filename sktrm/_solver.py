@@ -42,8 +42,9 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         Symbols that could be exchanged for each other without changing the task: the
         digits of a Sudoku, the colours of an ARC task but the background. The network
         is then exactly equivariant under their permutation: it keeps one state per cell
-        and symbol, and treats all symbols alike. "interchangeable" takes all symbols of
-        ``y``; None makes the paper's form of network.
+        and symbol, and treats all symbols alike. So it cannot tell apart two symbols
+        that a question does not hold. "interchangeable" takes all symbols of ``y``;
+        None makes the paper's form of network.
     hidden_size : int or "auto", default="auto"
         Width of the network, the length of the vectors x, y and z of a cell. "auto"
         is 128, and 32 with ``symbols``, where every cell has one vector per symbol. The
@@ -98,7 +99,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
     max_time : float or None, default=None
         Seconds after which training ends, before ``max_epochs`` if need be; the
         learning rate's schedule then follows the time. What is learned depends on the
-        machine's speed.
+        machine's speed. Compiling comes before and does not count.
     batch_size : int, default=32
         Rows in flight in training, rows at a time in prediction.
     rollout_noise : float, default=1.0
@@ -117,7 +118,9 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         Objects of :mod:`sktrm.augmentation` that transform question and answer each
         time a row enters training. "auto" takes the
         :class:`~sktrm.augmentation.SudokuGroup` if every answer in ``fit`` is a Sudoku
-        or a Latin square that keeps what its question gives, and nothing otherwise.
+        or a Latin square that keeps what its question gives and whose other cells look
+        alike, and nothing otherwise. Rules that no grid shows, such as different digits
+        along the diagonals, need None or your own.
     ignore_value : object, default=None
         Cells of ``y`` with this value are neither trained on nor scored.
     handle_unknown : {"error", "ignore"}, default="error"
@@ -510,7 +513,12 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
                     f"got {symbols!r}."
                 )
             symbols = self._encoder.answer_symbols
-        symbols = list(dict.fromkeys(np.asarray(symbols).tolist()))
+        symbols = _listed(symbols)
+        if self.ignore_value is not None and self.ignore_value in symbols:
+            raise ValueError(
+                f"symbols must not hold ignore_value, {self.ignore_value!r}: cells "
+                f"that are not scored cannot be exchanged for others."
+            )
         unknown = [symbol for symbol in symbols if symbol not in token_of]
         if unknown:
             raise ValueError(
@@ -614,6 +622,18 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         tags.input_tags.categorical = True
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _listed(symbols: Any) -> list[Any]:
+    """Return distinct symbols as Python objects."""
+    try:
+        values = [s.item() if isinstance(s, np.generic) else s for s in symbols]
+        return list(dict.fromkeys(values))
+    except TypeError as error:
+        raise ValueError(
+            f"symbols must be 'interchangeable', a sequence of symbols or None, got "
+            f"{symbols!r}."
+        ) from error
 
 
 def _weighing(X: Grids, y: Grids, sample_weight: Any) -> tuple[Grids, Grids, Any]:

@@ -215,8 +215,11 @@ class DeepSupervisionNet(NeuralNet):
         return min(1.0, progress)
 
     def _share_of_time(self) -> float:
-        """Return the share of ``max_time`` that is over, 0 if there is no limit."""
-        if self.max_time is None:
+        """Return the share of ``max_time`` that is over, 0 if there is no limit.
+
+        A pass without a plan, that of ``partial_fit``, has none.
+        """
+        if self.max_time is None or self.planned_rows_ is None:
             return 0.0
         return (perf_counter() - self.began_) / self.max_time
 

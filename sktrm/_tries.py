@@ -1,13 +1,17 @@
 """Several tries at a question: what tells them apart, and which answer is kept."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sktrm.augmentation import Transform
+from sktrm.augmentation import Augmentation, TokenSpace, Transform, compose
 from sktrm.nn import Carry, TinyRecursionModel
+
+# Draws for each view that is wanted: many are alike where the symmetries are few.
+_DRAWS_A_VIEW = 20
 
 
 class Tries:
@@ -60,6 +64,50 @@ class Tries:
         return self.views[number % len(self.views)]
 
 
+def draw_views(
+    augmentations: Sequence[Augmentation],
+    n_views: int,
+    space: TokenSpace,
+    generator: torch.Generator,
+    alike: Sequence[int],
+) -> list[Transform]:
+    """Draw transforms through which a network sees different questions.
+
+    Tokens ``alike`` are exchanged unseen by an equivariant network. Returns fewer than
+    ``n_views`` if there are no more; raises ValueError if there is none.
+    """
+    seen, views = {_as_seen(Transform(), space, alike)}, list[Transform]()
+    for _ in range(_DRAWS_A_VIEW * n_views):
+        if len(views) == n_views:
+            break
+        view = compose(augmentations, 1, space, generator)
+        shown = _as_seen(view, space, alike)
+        if shown not in seen:
+            seen.add(shown)
+            views.append(view)
+    if n_views and not views:
+        raise ValueError(
+            f"augment_votes={n_views + 1} needs transforms that change what the "
+            f"network sees; those of augmentation only exchange symbols that it treats "
+            f"alike."
+        )
+    return views
+
+
+def _as_seen(view: Transform, space: TokenSpace, alike: Sequence[int]) -> Hashable:
+    """Return what a view of one row does, up to exchanges among ``alike``."""
+    cells = None
+    if view.cells is not None:
+        still = torch.arange(view.cells.shape[1])
+        cells = None if bool((view.cells[0] == still).all()) else view.cells[0].tolist()
+    tokens = list(range(space.n_tokens))
+    if view.tokens is not None:
+        tokens = view.tokens[0].tolist()
+    free = set(alike)
+    tokens = [-1 if token in free else token for token in tokens]
+    return (tuple(cells) if cells else None), tuple(tokens)
+
+
 class Choice:
     """Decides which try's answer a row gets, and which tries are still needed.
 
@@ -74,11 +122,14 @@ class Choice:
         self.n_tries = n_tries
         # No later try can change the row's answer.
         self.last_try = np.full(n_rows, n_tries - 1)
-        self.steps = np.zeros((n_rows, n_tries), dtype=np.int32)
         self.confidence = np.zeros(n_rows, dtype=np.float32)
         self.answers: np.ndarray = np.empty((n_rows, 0))
         self._ranks = np.full(n_rows, -1.0)
         self._numbers = np.zeros(n_rows, dtype=np.int64)
+        # Steps of each row's first tries, of which so many are over, and of later ones.
+        self._n_steps = np.zeros(n_rows, dtype=np.int64)
+        self._n_over = np.zeros(n_rows, dtype=np.int64)
+        self._later: dict[int, dict[int, int]] = {}
 
     def judge(
         self, row: int, number: int, answer: np.ndarray, confidence: float, halted: bool
@@ -87,10 +138,22 @@ class Choice:
         self._offer(row, number, answer, confidence, settled=halted)
         return True
 
+    def end(self, row: int, number: int, n_steps: int) -> None:
+        """Take note that a try is over, after ``n_steps``."""
+        later = self._later.setdefault(row, {})
+        later[number] = n_steps
+        # Tries end nearly in order: few are kept one by one, however many there are.
+        while self._n_over[row] in later and self._n_over[row] <= self.last_try[row]:
+            self._n_steps[row] += later.pop(int(self._n_over[row]))
+            self._n_over[row] += 1
+
     def n_steps(self) -> np.ndarray:
         """Return the supervision steps of the tries that were needed, (n_rows,)."""
-        needed = np.arange(self.n_tries) <= self.last_try[:, None]
-        n_steps: np.ndarray = (self.steps * needed).sum(axis=1)
+        n_steps = self._n_steps.copy()
+        for row, later in self._later.items():
+            n_steps[row] += sum(
+                n for number, n in later.items() if number <= self.last_try[row]
+            )
         return n_steps
 
     def _offer(
@@ -121,28 +184,47 @@ class Choice:
         self.confidence[row] = confidence
 
 
+class _Tally(NamedTuple):
+    """What speaks for an answer, in order of weight."""
+
+    votes: int
+    confidence: float  # the highest
+    first: int  # number of the first try that gave it, negated
+
+
 class Vote(Choice):
     """Takes the answer that most tries give, all cells together.
 
     Of equally frequent answers it takes the one with the highest halting probability.
     """
 
-    def __init__(self, n_rows: int, n_tries: int) -> None:
+    def __init__(
+        self,
+        n_rows: int,
+        n_tries: int,
+        key: Callable[[int, np.ndarray], Hashable] = lambda row, answer: (
+            answer.tobytes()
+        ),
+    ) -> None:
         super().__init__(n_rows, n_tries)
-        # For each row: answer to (votes, highest confidence).
-        self._tallies: list[dict[bytes, tuple[int, float]]] = [
-            {} for _ in range(n_rows)
-        ]
+        # Answers with the same key(row, answer) are one answer.
+        self._key = key
+        # For each row, by the key of an answer.
+        self._tallies: list[dict[Hashable, _Tally]] = [{} for _ in range(n_rows)]
 
     def judge(
         self, row: int, number: int, answer: np.ndarray, confidence: float, halted: bool
     ) -> bool:
         """Count the answer of a try that ends."""
-        tally, key = self._tallies[row], answer.tobytes()
-        votes, best = tally.get(key, (0, 0.0))
-        tally[key] = votes + 1, max(best, confidence)
-        if max(tally, key=lambda k: (*tally[k], k)) == key:
-            self._keep(row, answer, tally[key][1])
+        tallies, key = self._tallies[row], self._key(row, answer)
+        tally = tallies.get(key, _Tally(0, 0.0, -number))
+        tallies[key] = _Tally(
+            tally.votes + 1,
+            max(tally.confidence, confidence),
+            max(tally.first, -number),
+        )
+        if max(tallies.values()) == tallies[key]:
+            self._keep(row, answer, tallies[key].confidence)
         return True
 
 
@@ -169,9 +251,12 @@ class Verified(Choice):
         """Ask about an answer that was not refused yet; True: the try is over."""
         refused, key = self._refused[row], answer.tobytes()
         accepted = refused.get(number) != key and self._accepts(row, answer)
-        if accepted:
-            refused.clear()
-        else:
+        if not accepted:
             refused[number] = key
         self._offer(row, number, answer, confidence, settled=accepted)
         return accepted
+
+    def end(self, row: int, number: int, n_steps: int) -> None:
+        """Take note that a try is over, after ``n_steps``."""
+        super().end(row, number, n_steps)
+        self._refused[row].pop(number, None)

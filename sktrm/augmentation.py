@@ -387,7 +387,7 @@ def find_symmetries(
 
     ``inputs`` and ``labels`` are tokens (n, length). Every answer must hold each symbol
     once in each row, column and, if there are any, box, and must keep the symbols given
-    in its question.
+    in its question, where all other cells must look alike.
     """
     side = math.isqrt(inputs.shape[1])
     square = space.canvas in ((side, side), (side * side,)) and not space.ragged
@@ -396,6 +396,9 @@ def find_symmetries(
     symbols = np.array(sorted(space.answer_tokens))
     given = np.isin(inputs, symbols)
     if len(symbols) != side or side < 2 or (given & (inputs != labels)).any():
+        return []
+    # Two kinds of empty cells say something, of which the group knows nothing.
+    if len(np.unique(inputs[~given])) > 1:
         return []
     grids = labels.reshape(-1, side, side)
     boxes = [(h, side // h) for h in range(side // 2, 1, -1) if side % h == 0]

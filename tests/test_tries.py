@@ -1,6 +1,8 @@
 """Several tries at a question, and the choice among them."""
 
 import itertools
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from conftest import tiny_solver
 
 from sktrm._inference import solve
-from sktrm._tries import Choice, Tries, Verified, Vote
+from sktrm._tries import Choice, Tries, Verified, Vote, draw_views
 from sktrm.augmentation import (
     Dihedral,
     SudokuGroup,
@@ -170,15 +172,16 @@ def test_a_verifier_that_never_accepts_leaves_the_most_confident(guesser, puzzle
 
 
 def test_views_of_an_equivariant_network_agree(guesser, puzzles):
-    X, _ = puzzles
-    turned = tiny_solver(**{**guesser.get_params(), "augmentation": None})
-    turned.__dict__.update(
-        {k: v for k, v in vars(guesser).items() if k.endswith("_") or k[0] == "_"}
-    )
-    turned.augmentation = SymbolPermutation()
-    (plain, votes) = (turned.solve(X, augment_votes=k) for k in (1, 5))
+    inputs, _ = guesser._questions(puzzles[0])
+    draw = torch.Generator().manual_seed(0)
+    renamings = draw_views([SymbolPermutation()], 4, guesser._space(), draw, ())
+    tries = Tries(views=[compose([], 1, guesser._space(), draw), *renamings])
+    plain = guesser._solve(inputs, guesser._read_answers, None)
+    vote = Vote(len(inputs), len(tries))
+    votes = guesser._solve(inputs, guesser._read_answers, None, tries, vote)
     assert (plain.answers == votes.answers).all()
     assert (votes.n_steps == 5 * plain.n_steps).all()
+    assert all(len(tally) == 1 for tally in vote._tallies)
 
 
 def test_no_more_tries_are_in_flight_than_a_batch(guesser, puzzles, monkeypatch):
@@ -223,6 +226,7 @@ def test_questions_on_the_device_or_not(guesser, puzzles):
         ({"augment_votes": -1}, "augment_votes must be an int >= 1, got -1"),
         ({"choose": "best"}, "choose must be 'auto', 'confidence' or 'vote'"),
         ({"verifier": "sudoku"}, "verifier must be a callable"),
+        ({"verifier": bool, "choose": "vote"}, "must be 'auto' with a verifier"),
         ({"verifier": lambda X, y: y == X}, "verifier must return True or False"),
         ({"verifier": lambda X, y: None}, "must return True or False for a row, got N"),
     ],
@@ -280,3 +284,75 @@ def test_tries_hold_no_states(guesser):
     assert vars(tries) == held
     torch.testing.assert_close(starts[1].y, starts[2].y, rtol=0, atol=0)
     assert not torch.equal(starts[2].y, starts[3].y)
+
+
+def test_any_number_of_tries_is_bounded_by_what_is_thought(guesser, puzzles):
+    X, _ = puzzles
+    guesser.halt_threshold = 0.0  # every row is settled by its first try
+    try:
+        solutions = guesser.solve(X, n_rollouts=10**12)
+    finally:
+        guesser.halt_threshold = 0.6
+    assert (solutions.n_steps == 1).all()
+
+
+def test_steps_of_tries_are_added_up_whatever_ends_first():
+    ends = [(0, 4, False), (1, 3, False), (2, 5, True), (3, 2, True)]
+    for order in itertools.permutations(ends):
+        choice = Choice(1, 10**9)
+        for number, n_steps, halted in order:
+            choice.judge(0, number, np.array([7]), 0.5, halted)
+            choice.end(0, number, n_steps)
+        assert choice.n_steps() == [4 + 3 + 5]
+    # Those that have ended in order are not kept one by one.
+    choice = Choice(1, 10**9)
+    for number in range(1000):
+        choice.end(0, number, 1)
+    assert choice.n_steps() == [1000]
+    assert not choice._later[0]
+
+
+def test_votes_count_what_can_be_seen():
+    rng = np.random.RandomState(0)
+    X = [rng.randint(3, size=(2, 2)), rng.randint(3, size=(3, 3))] * 6
+    solver = tiny_solver(max_epochs=1).fit(X, X)
+    choice = solver._choice(X, 3, "vote", 1, None)
+    same = np.array([1, 2, 1, 1, 2, 3, 3, 3, 3], dtype=np.int32)
+    other = same.copy()
+    other[[2, 5, 6, 7, 8]] = 2  # outside of the 2 x 2 grid
+    different = same.copy()
+    different[0] = 2
+    for number, (answer, sure) in enumerate(
+        [(different, 0.9), (same, 0.1), (other, 0.2)]
+    ):
+        choice.judge(0, number, answer, sure, False)
+    assert solver._encoder.visible(X, 0, choice.answers[0]) == solver._encoder.visible(
+        X, 0, same
+    )
+
+
+def test_views_are_different_ones(guesser, puzzles):
+    X, y = puzzles
+    turning = tiny_solver(augmentation=Dihedral(), max_epochs=1).fit(X, y)
+    views = turning._tries(1, 100).views
+    assert len(views) == 8  # the symmetries of a square, the plain view among them
+    renaming = tiny_solver(
+        symbols="interchangeable", augmentation=SymbolPermutation(), max_epochs=1
+    ).fit(X, y)
+    with pytest.raises(ValueError, match="transforms that change what the network"):
+        renaming.predict(X, augment_votes=4)
+
+
+def test_threads_share_a_solver(puzzles):
+    X, y = puzzles
+    solver = tiny_solver(dtype="bfloat16", max_epochs=2).fit(X, y)
+    expected = solver.predict(X)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: solver.predict(X), range(24)))
+    finally:
+        sys.setswitchinterval(before)
+    for answer in answers:
+        np.testing.assert_array_equal(answer, expected)

@@ -56,8 +56,9 @@ class Weighted(nn.Module):
 
     def weight_as(self, h: Tensor) -> Tensor:
         """Return the weight in the precision of ``h``."""
-        if self._cast is not None and self._cast.dtype == h.dtype:
-            return self._cast
+        cast = self._cast  # read once: another thread's step may end meanwhile
+        if cast is not None and cast.dtype == h.dtype:
+            return cast
         return self.weight.to(h.dtype)
 
 

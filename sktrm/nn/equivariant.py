@@ -245,7 +245,7 @@ def build_equivariant(
         return EquivariantBlock(
             make_mixer(),
             Linear(hidden_size, hidden_size, generator=generator),
-            FeedForward(hidden_size, round(expansion * hidden_size), generator),
+            FeedForward(hidden_size, max(1, round(expansion * hidden_size)), generator),
         )
 
     return TinyRecursionModel(

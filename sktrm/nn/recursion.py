@@ -256,6 +256,10 @@ class TinyRecursionModel(nn.Module):
             generator=generator,
         )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is compiled: it is bound to this model's weights."""
+        return {**self.__dict__, "_compiled": None}
+
     @property
     def working_dtype(self) -> torch.dtype:
         """Precision of states and products."""
@@ -323,7 +327,9 @@ class TinyRecursionModel(nn.Module):
         (batch,). The returned carry is detached.
         """
         n_rows = len(inputs)
-        if self._compiled is not None and self._compiled[0] == n_rows:
+        # Without gradient torch would compile once more.
+        if self.is_compiled_for(n_rows) and torch.is_grad_enabled():
+            assert self._compiled is not None
             if carry is None:  # always the same arguments: nothing compiles anew
                 start = self.initial_carry(n_rows)
                 carry = Carry(start.y.contiguous(), start.z.contiguous())
@@ -346,6 +352,10 @@ class TinyRecursionModel(nn.Module):
         answer_logits = self.answer_head(y)[:, self.n_prefix_tokens :]
         return StepOutput(Carry(y, z).detach(), answer_logits, self.halt_head(y))
 
+    def is_compiled_for(self, n_rows: int) -> bool:
+        """Tell whether there is a compiled step for batches of ``n_rows``."""
+        return self._compiled is not None and self._compiled[0] == n_rows
+
     def compile_step(self, inputs: Tensor) -> None:
         """Compile training steps on batches of the size of ``inputs``.
 
@@ -364,7 +374,7 @@ class TinyRecursionModel(nn.Module):
         # Whatever is missing, from a C++ compiler to a writable cache: go on without.
         except Exception as error:
             self._compiled = None
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(f"Could not compile the network: {reason}", stacklevel=2)
         finally:
             self.zero_grad(set_to_none=True)
