@@ -153,6 +153,9 @@ def test_symmetries_are_not_found_where_there_are_none():
     one, other = space.answer_tokens[:2]
     changed[3, clue] = other if inputs[3, clue] == one else one
     assert find_symmetries(changed, labels, space) == []  # a clue is not kept
+    marked = inputs.copy()
+    marked[0, (~np.isin(inputs[0], space.answer_tokens)).argmax()] = 0
+    assert find_symmetries(marked, labels, space) == []  # two kinds of empty cells
     for ragged in (space._replace(canvas=None), space._replace(ragged=True)):
         assert find_symmetries(inputs, labels, ragged) == []
 

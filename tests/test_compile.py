@@ -1,5 +1,7 @@
 """A compiled network is the same network, and nothing breaks where there is none."""
 
+import copy
+import pickle
 import warnings
 
 import numpy as np
@@ -34,19 +36,45 @@ def test_compiled_training_is_the_plain_one(sudokus):
     assert list(compiled.net_.module_.state_dict()) == list(plain.module_.state_dict())
 
 
-def test_without_a_compiler_training_goes_on_with_a_warning(sudokus, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("no compiler\nand a long story"), "no compiler"),
+        (NotImplementedError(), "NotImplementedError"),
+    ],
+)
+def test_without_a_compiler_training_goes_on_with_a_warning(
+    sudokus, monkeypatch, error, reason
+):
     def broken(function, **options):
         def call(*args):
-            raise RuntimeError("no compiler\nand a long story")
+            raise error
 
         return call
 
     monkeypatch.setattr(torch, "compile", broken)
-    with pytest.warns(UserWarning, match="Could not compile the network: no compiler$"):
+    with pytest.warns(UserWarning, match=f"Could not compile the network: {reason}$"):
         solver, _ = losses(*sudokus, compile=True)
     assert solver.net_.module_._compiled is None
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert not has_cxx_compiler()
+
+
+def test_copies_of_a_compiled_model_are_not_bound_to_it(sudokus, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda step, **options: step)
+    solver, _ = losses(*sudokus, compile=True, warm_start=True)
+    module = solver.net_.module_
+    assert module.is_compiled_for(solver.batch_size)
+    assert copy.deepcopy(module)._compiled is None
+    assert pickle.loads(pickle.dumps(module))._compiled is None
+    # It serves training alone, and the next fit, too.
+    monkeypatch.setattr(torch, "compile", None)
+    steps = module._compiled
+    with torch.no_grad():
+        module._compiled = steps[0], None
+        module(torch.zeros(steps[0], 16, dtype=torch.int8))
+    module._compiled = steps
+    solver.fit(*sudokus)
 
 
 @pytest.mark.parametrize(

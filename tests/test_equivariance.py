@@ -124,11 +124,48 @@ def test_a_background_may_be_part_of_the_answer():
         ([1, 9], "symbols names 9, which occurs neither in X nor in y"),
         ([3], "at least two symbols to exchange"),
         ("digits", "must be 'interchangeable', a sequence or None, got 'digits'"),
+        (5, "must be 'interchangeable', a sequence of symbols or None, got 5"),
+        ([[1, 2], [3]], "must be 'interchangeable', a sequence of symbols or None"),
     ],
 )
 def test_symbols_that_cannot_be(sudokus, symbols, message):
     with pytest.raises(ValueError, match=message):
         tiny_solver(symbols=symbols).fit(*sudokus)
+
+
+def test_unscored_cells_are_not_exchanged(sudokus):
+    X, y = sudokus
+    solver = tiny_solver(symbols=range(5), ignore_value=0)
+    with pytest.raises(ValueError, match="symbols must not hold ignore_value, 0"):
+        solver.fit(X, y)
+    with pytest.raises(ValueError, match="must not hold ignore_value"):
+        solver.set_params(ignore_value=9, symbols=[1, 9]).fit(X, y)
+
+
+def test_symbols_may_be_of_several_types(copies):
+    table = np.empty(4, dtype=object)
+    table[:] = [1, "a", (2, 3), None]
+    X, y = (table[tokens[:40]] for tokens in copies)
+    for symbols in ("interchangeable", [1, "a", (2, 3)], table):
+        solver = tiny_solver(symbols=symbols, max_epochs=1).fit(X, y)
+        assert len(solver._sizes["symbols"]) == (3 if isinstance(symbols, list) else 4)
+
+
+def test_symbols_that_a_question_does_not_hold_look_alike(sudokus):
+    """What exactness costs: nothing tells such symbols apart."""
+    X, y = sudokus
+    solver = tiny_solver(symbols="interchangeable", hidden_size=16).fit(X, y)
+    question = np.zeros((1, 4, 4), dtype=int)
+    question[0, 0, 0] = 1
+    proba = solver.predict_proba(question)[0]
+    np.testing.assert_array_equal(proba[..., 1], proba[..., 2])
+    np.testing.assert_array_equal(proba[..., 1], proba[..., 3])
+    assert not np.array_equal(proba[..., 0], proba[..., 1])
+
+
+def test_a_narrow_network_has_at_least_one_unit(sudokus):
+    solver = tiny_solver(symbols="interchangeable", expansion=0.01).fit(*sudokus)
+    assert solver.module_.net[0].feed_forward.up.weight.shape[0] == 1
 
 
 def test_a_task_with_one_symbol_has_none_to_exchange():

@@ -249,3 +249,10 @@ def test_time_ends_training_with_a_validated_epoch(copies):
     assert "valid_exact_match" in solver.history_[-1]
     # The schedule follows the time: the rate is near the end of the cosine.
     assert solver.net_.optimizer_.param_groups[0]["lr"] < 0.3 * solver.lr
+
+
+def test_partial_fit_knows_no_time(sudokus):
+    X, y = sudokus
+    solver = tiny_solver(max_time=1e-9, lr_warmup_steps=0, lr=2e-3).partial_fit(X, y)
+    assert solver.net_.slots.n_started == len(X)
+    assert solver.net_.optimizer_.param_groups[0]["lr"] == 2e-3
