@@ -112,21 +112,46 @@ def fit(args, X, y):
     return solver.fit(X[rows], y[rows], X_val=X_val, y_val=y_val)
 
 
+def read_puzzles(args):
+    """Return the puzzles to train on and those to test with."""
+    bunch = load_sudoku(args.train)
+    easy = bunch.rating <= args.max_rating
+    train = bunch.data[easy], bunch.target[easy]
+    if not args.test:
+        return split(*train, args.n_test, args.seed)
+    X, y = load_sudoku(args.test, return_X_y=True)
+    rows = np.random.RandomState(args.seed).permutation(len(X))[: args.n_test]
+    return train, (X[rows], y[rows])
+
+
+def compare(solver, X, y, known, out):
+    """Print one line for each way to predict; append it to the file ``out``."""
+    print(f"{'way':<30}{'exact match':<14}{'95 %':<16}{'steps':<8}seconds")
+    for name, how in ways(solver.n_supervision_steps):
+        start = time.perf_counter()
+        solutions = solver.solve(X, **how)
+        took = time.perf_counter() - start
+        exact = float((solutions.answers == y).all(axis=(1, 2)).mean())
+        low, high = interval(exact, len(X))
+        steps = float(solutions.n_steps.mean())
+        bounds = f"{low:.3f} to {high:.3f}"
+        print(
+            f"{name:<30}{exact:<14.4f}{bounds:<16}{steps:<8.2f}{took:.0f}", flush=True
+        )
+        if out:
+            row = {**known, "way": name, "exact_match": exact}
+            row.update(mean_steps=steps, predict_s=took)
+            with open(out, "a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
 def main():
     args = read_arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.own_time:
         training.perf_counter = time.process_time
-    bunch = load_sudoku(args.train)
-    easy = bunch.rating <= args.max_rating
-    train = bunch.data[easy], bunch.target[easy]
-    if args.test:
-        X, y = load_sudoku(args.test, return_X_y=True)
-        rows = np.random.RandomState(args.seed).permutation(len(X))[: args.n_test]
-        test = X[rows], y[rows]
-    else:
-        train, test = split(*train, args.n_test, args.seed)
+    train, test = read_puzzles(args)
     start = time.perf_counter()
     if args.load:
         with open(args.load, "rb") as file:
@@ -145,23 +170,8 @@ def main():
     )
     if args.png:
         draw_depth(solver, *test, args.png)
-    print(f"{'way':<30}{'exact match':<14}{'95 %':<16}{'steps':<8}seconds")
-    for name, how in ways(solver.n_supervision_steps):
-        start = time.perf_counter()
-        solutions = solver.solve(test[0], **how)
-        took = time.perf_counter() - start
-        exact = float((solutions.answers == test[1]).all(axis=(1, 2)).mean())
-        low, high = interval(exact, len(test[0]))
-        steps = float(solutions.n_steps.mean())
-        bounds = f"{low:.3f} to {high:.3f}"
-        print(
-            f"{name:<30}{exact:<14.4f}{bounds:<16}{steps:<8.2f}{took:.0f}", flush=True
-        )
-        if args.out:
-            row = {**vars(args), "seconds": seconds, "n_parameters": n_parameters}
-            row.update(way=name, exact_match=exact, mean_steps=steps, predict_s=took)
-            with open(args.out, "a") as file:
-                file.write(json.dumps(row) + "\n")
+    known = {**vars(args), "seconds": seconds, "n_parameters": n_parameters}
+    compare(solver, *test, known, args.out)
 
 
 if __name__ == "__main__":
