@@ -81,13 +81,14 @@ def draw_depth(solver, X, y, path):
 
     trained, threshold = solver.n_supervision_steps, solver.halt_threshold
     figure, ax = plt.subplots(figsize=(5, 3.2), layout="constrained")
-    for name, halt in (("all steps taken", 1.0), ("rows halt", threshold)):
+    lines = (("all steps taken", 1.0, "-"), ("rows halt", threshold, "--"))
+    for name, halt, style in lines:
         solver.halt_threshold = halt
         exact = [
             (answers == y).all(axis=(1, 2)).mean()
             for answers in solver.staged_predict(X, max_steps=8 * trained)
         ]
-        ax.plot(np.arange(1, 8 * trained + 1), exact, label=name)
+        ax.plot(np.arange(1, 8 * trained + 1), exact, style, label=name)
         shown = " ".join(f"{exact[trained * k - 1]:.3f}" for k in (1, 2, 4, 8))
         print(f"{name}: {shown} after {trained} steps and 2, 4, 8 times as many")
     solver.halt_threshold = threshold
