@@ -17,11 +17,11 @@ from sktrm.datasets import is_solved_sudoku, make_sudoku
 # -----------------------------------------
 # A short training leaves something to do.
 
-X, y = make_sudoku(3300, box=(2, 3), n_clues=10, random_state=0)
-X_train, y_train, X_test, y_test = X[:3000], y[:3000], X[3000:], y[3000:]
+X, y = make_sudoku(2200, box=(2, 3), n_clues=10, random_state=0)
+X_train, y_train, X_test, y_test = X[:2000], y[:2000], X[2000:], y[2000:]
 solver = TRMSolver(
     symbols="interchangeable",
-    max_epochs=4,
+    max_epochs=3,
     random_state=0,
 ).fit(X_train, y_train)
 
@@ -33,7 +33,7 @@ solver = TRMSolver(
 solver.halt_threshold = 1.0  # take all steps
 exact = [
     (answers == y_test).all(axis=(1, 2)).mean()
-    for answers in solver.staged_predict(X_test, max_steps=64)
+    for answers in solver.staged_predict(X_test, max_steps=32)
 ]
 solver.halt_threshold = 0.95
 
@@ -42,7 +42,7 @@ solver.halt_threshold = 0.95
 # ----------
 # Only puzzles that are not solved yet are tried again.
 
-tries = [1, 2, 4, 8, 16, 32]
+tries = [1, 2, 4, 8, 16]
 chosen = {
     name: [solver.score(X_test, y_test, n_rollouts=k, **how) for k in tries]
     for name, how in (
@@ -55,7 +55,7 @@ chosen = {
 figure, (left, right) = plt.subplots(
     1, 2, figsize=(8, 3), sharey=True, layout="constrained"
 )
-left.plot(np.arange(1, 65), exact)
+left.plot(np.arange(1, 33), exact)
 left.axvline(solver.n_supervision_steps, color="gray", linestyle=":")
 left.set(xscale="log", xlabel="supervision steps", ylabel="solved completely")
 for name, scores in chosen.items():
