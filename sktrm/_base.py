@@ -353,12 +353,14 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
             net, module = state.pop("net_"), state.pop("module_")
             state.pop("_device")
             state["_weights"] = [_as_arrays(net.module_), _as_arrays(module)]
+            state["_steps"] = (net.n_optimizer_steps_, net.n_averaged_)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild net and module; training can go on, with fresh moments."""
         state = dict(state)
         weights = state.pop("_weights", None)
+        steps = state.pop("_steps", (0, 0))  # weights alone know of none
         super().__setstate__(state)
         if weights is None:
             return
@@ -371,9 +373,7 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
             for arrays in weights
         )
         self._start_training(self._space(), self._n_slots)
-        self.net_.module_.load_state_dict(trained)
-        for average in self.net_.average_:
-            average.module.load_state_dict(averaged)
+        self.net_.resume(trained, averaged, *steps)
         self.net_.history = History({**epoch, "batches": []} for epoch in self.history_)
         self._adopt(averaged)
 

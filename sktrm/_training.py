@@ -143,6 +143,27 @@ class DeepSupervisionNet(NeuralNet):
         self.best_state_: dict[str, Tensor] | None = None
         self.n_epochs_since_best_ = 0
 
+    def resume(
+        self,
+        trained: dict[str, Tensor],
+        averaged: dict[str, Tensor],
+        n_optimizer_steps: int,
+        n_averaged: int,
+    ) -> None:
+        """Take the weights of another net, as if its steps had been taken here."""
+        self.module_.load_state_dict(trained)
+        for average in self.average_:
+            average.module.load_state_dict(averaged)
+            # At 0 the next step would throw the average away.
+            average.n_averaged.fill_(n_averaged)
+        self.n_optimizer_steps_ = n_optimizer_steps
+        self.last_good_ = self._snapshot()
+
+    @property
+    def n_averaged_(self) -> int:
+        """Steps in the average, 0 if there is none."""
+        return int(self.average_[0].n_averaged) if self.average_ else 0
+
     @property
     def predictor_(self) -> nn.Module:
         """The module to predict with now: the average, if there is one."""

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import TINY, tiny_classifier
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -126,6 +127,26 @@ class TestAnswers:
         np.testing.assert_array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
         loaded.partial_fit(X, y)
         assert loaded.n_iter_ == fitted.n_iter_ + 1
+
+    def test_pickled_it_keeps_its_average(self, fitted, table):
+        X, y = table
+        still = {"lr": 1e-12, "weight_decay": 0.0}
+        model = clone(fitted).set_params(weight_decay=0.0, max_epochs=5).fit(X, y)
+        loaded = pickle.loads(pickle.dumps(model))
+        assert loaded.net_.n_optimizer_steps_ == model.net_.n_optimizer_steps_
+        here, there = (
+            one.set_params(**still).partial_fit(X, y) for one in (model, loaded)
+        )
+        np.testing.assert_allclose(
+            here.predict_proba(X), there.predict_proba(X), atol=1e-3
+        )
+
+    def test_unpickled_it_recovers_the_weights_it_had(self, fitted, table):
+        X, y = table
+        loaded = pickle.loads(pickle.dumps(fitted))
+        trained = loaded.net_.module_.state_dict()
+        _, (good, _) = loaded.net_.last_good_
+        assert all(torch.equal(good[name], trained[name]) for name in trained)
 
     def test_wide_tables_take_attention(self):
         X, y = np.random.RandomState(0).normal(size=(20, 130)), np.arange(20) % 2
