@@ -76,6 +76,7 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
         "verbose": ["verbose"],
     }
 
+    _loss: str
     # Where the HTML display of an estimator links to.
     _doc_link_module = "sktrm"
 
@@ -97,8 +98,10 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
         """Return what transforms rows as they enter training."""
         return []
 
-    def _draw_seeds(self) -> None:
-        """Choose device and seeds of everything random in a fit."""
+    def _begin_fit(self) -> None:
+        """Choose device, loss, and seeds of everything random in a fit."""
+        # What predicts was trained with this one, whatever ``loss`` says later.
+        self._loss = self.loss
         self._device = choose_device(self.device)
         random_state = self.random_state
         if random_state is None:  # fresh entropy: the global generator is not touched
@@ -141,7 +144,7 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
         return DeepSupervisionNet(
             model,
             slots=slots,
-            criterion__answer=self.loss,
+            criterion__answer=self._loss,
             ema_decay=self.ema_decay,
             optimizer=torch.optim.AdamW,
             optimizer__betas=(0.9, 0.95),
@@ -364,6 +367,8 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
         super().__setstate__(state)
         if weights is None:
             return
+        if not hasattr(self, "_loss"):  # stored before it was kept
+            self._loss = self.loss
         try:
             self._device = choose_device(self.device)
         except ValueError:  # fitted on a device that this machine lacks

@@ -50,7 +50,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         piecewise linearly. Columns with fewer distinct values have a knot at each.
     min_frequency : int, default=2
         Categories that weigh less than so many rows share one embedding, which is also
-        that of categories first met at prediction.
+        that of categories first met at prediction. A row weighs its ``sample_weight``;
+        weights whose mean over the positive ones is below 1 are scaled to 1.
     max_categories : int, default=255
         Categories of a column with an embedding of their own at most.
     hidden_size : int, default=32
@@ -126,6 +127,10 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         A validation score is better if it is higher by more than this.
     warm_start : bool, default=False
         Let ``fit`` go on with the model of the last ``fit`` instead of a new one.
+        Parameters that were changed in between count if they are about the course of
+        training (``lr``, its schedule and warm-up, ``max_grad_norm``, ``max_epochs``,
+        ``max_time``, ``verbose``), early stopping, or halting at prediction. Those of
+        data, network, loss, class weights, optimiser and ``callbacks`` stay the first's.
     device : str, default="auto"
         A torch device; "auto" takes CUDA if there is one, else the CPU.
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
@@ -433,7 +438,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         return table, y, weights
 
     def _learn_columns(self, table: Table, weights: np.ndarray) -> None:
-        """Learn the encoding; draw the seeds and choose the device of the fit."""
+        """Learn the encoding; settle what a fit does not change later."""
         encoder = TableEncoder(self.n_knots, self.min_frequency, self.max_categories)
         self._encoder = encoder.fit(table, self.is_categorical_, weights)
         self._sizes: dict[str, Any] = {
@@ -448,7 +453,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
             "n_latent_recursions": self.n_latent_recursions,
             "n_deep_recursions": self.n_deep_recursions,
         }
-        self._draw_seeds()
+        self._begin_fit()
 
     def _choose_mixer(self, table: Table) -> str:
         if self.mixer != "auto":

@@ -139,6 +139,10 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         decides; cell accuracy breaks ties.
     warm_start : bool, default=False
         Let ``fit`` go on with the model of the last ``fit`` instead of a new one.
+        Parameters that were changed in between count if they are about the course of
+        training (``lr``, its schedule and warm-up, ``max_grad_norm``, ``max_epochs``,
+        ``max_time``, ``verbose``), early stopping, or halting at prediction. Those of
+        data, network, loss, optimiser and ``callbacks`` stay the first's.
     device : str, default="auto"
         A torch device; "auto" takes CUDA if there is one, else the CPU.
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
@@ -466,14 +470,14 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         return grids
 
     def _learn_symbols(self, X: Grids, y: Grids, classes: Any = None) -> None:
-        """Learn the encoding; draw the seeds and choose the device of the fit."""
+        """Learn the encoding; settle what a fit does not change later."""
         encoder = GridEncoder(self.ignore_value, self.handle_unknown)
         self._encoder = encoder.fit(X, y, classes)
         self.classes_ = encoder.classes
         self.n_features_in_ = encoder.n_features
         self.n_outputs_ = encoder.n_outputs
         self._sizes = self._model_sizes()
-        self._draw_seeds()
+        self._begin_fit()
 
     def _model_sizes(self) -> dict[str, Any]:
         """Return the sizes of the model for the symbols and grids seen in fit."""

@@ -28,7 +28,7 @@ class TableAnswers:
     classes_: np.ndarray
     temperature_: float
     dtype: str
-    loss: str
+    _loss: str
 
     def predict(self, X: Any) -> np.ndarray:
         """Return the label of each row.
@@ -155,7 +155,7 @@ class TableAnswers:
 
     def _read(self, answer_logits: Tensor) -> Tensor:
         """Return the logarithms of the probabilities, (rows, n_classes)."""
-        return log_probabilities(answer_logits[:, 0].double(), self.loss)
+        return log_probabilities(answer_logits[:, 0].double(), self._loss)
 
     def _temper(self, log_proba: np.ndarray) -> np.ndarray:
         """Divide logarithms of probabilities by the temperature and normalise."""

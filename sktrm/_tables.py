@@ -163,10 +163,12 @@ def _numbers_of(series: Any, what: str) -> np.ndarray:
 def _categories_of(series: Any, what: str) -> np.ndarray:
     """Return a column as objects, missing values as None."""
     if hasattr(series, "is_null"):  # polars
-        values = np.array(series.to_list(), dtype=object)
+        values = series.to_list()
     else:
         values = np.asarray(series, dtype=object)
-    return np.array([None if is_missing(v, what) else v for v in values], object)
+    categories = (None if is_missing(value, what) else value for value in values)
+    # np.array would make a second dimension of tuples.
+    return np.fromiter(categories, dtype=object, count=len(values))
 
 
 def is_missing(value: Any, what: str) -> bool:
@@ -248,7 +250,8 @@ class Categories:
         missing = counts.pop(None, 0.0)
         # Of equals the one that sorts first: the order of rows must not matter.
         by_count = sorted(counts, key=lambda v: (-counts[v], type(v).__name__, str(v)))
-        frequent = [v for v in by_count if counts[v] >= self.min_frequency]
+        least = self.min_frequency * (1 - 1e-9)  # scaled weights are rounded
+        frequent = [v for v in by_count if counts[v] >= least]
         frequent = frequent[: self.max_categories]
         self.code_of: dict[Hashable, int] = {v: i for i, v in enumerate(frequent)}
         self.n_codes = len(frequent)
@@ -283,16 +286,21 @@ class TableEncoder:
     def fit(
         self, table: Table, categorical: np.ndarray, weights: np.ndarray
     ) -> "TableEncoder":
-        """Learn knots and categories from rows of positive weight."""
+        """Learn knots and categories from rows of positive weight.
+
+        Weights below 1 in the mean are scaled to 1: those that sum to one must not make
+        every category a rare one.
+        """
         self.categorical = categorical
         kept = weights > 0
+        weights = weights[kept] / min(1.0, weights[kept].mean())
         self.numbers = {
-            index: Numbers(self.n_knots).fit(table.columns[index][kept], weights[kept])
+            index: Numbers(self.n_knots).fit(table.columns[index][kept], weights)
             for index in np.flatnonzero(~categorical).tolist()
         }
         self.categories = {
             index: Categories(self.min_frequency, self.max_categories).fit(
-                table.columns[index][kept], weights[kept]
+                table.columns[index][kept], weights
             )
             for index in np.flatnonzero(categorical).tolist()
         }

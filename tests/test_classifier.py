@@ -148,6 +148,14 @@ class TestAnswers:
         _, (good, _) = loaded.net_.last_good_
         assert all(torch.equal(good[name], trained[name]) for name in trained)
 
+    def test_the_loss_is_that_of_fit(self, fitted, table):
+        X, _ = table
+        before = fitted.predict_proba(X)
+        changed = pickle.loads(pickle.dumps(fitted)).set_params(loss="stablemax")
+        for model in (changed, pickle.loads(pickle.dumps(changed))):
+            np.testing.assert_array_equal(model.predict_proba(X), before)
+            assert model.net_.criterion_.answer == "softmax"
+
     def test_wide_tables_take_attention(self):
         X, y = np.random.RandomState(0).normal(size=(20, 130)), np.arange(20) % 2
         model = tiny_classifier(max_epochs=1)
@@ -187,6 +195,12 @@ class TestWeights:
         )
         np.testing.assert_allclose(plain.predict_proba(X)[0], [0.75, 0.25], atol=0.05)
         np.testing.assert_allclose(balanced.predict_proba(X)[0], [0.5, 0.5], atol=0.05)
+
+    def test_weights_that_sum_to_one_leave_categories_known(self):
+        X = np.random.RandomState(0).choice(["a", "b"], (200, 2)).astype(object)
+        y = X[:, 0] == X[:, 1]
+        model = tiny_classifier(max_epochs=20)
+        assert model.fit(X, y, sample_weight=np.full(200, 1 / 200)).score(X, y) == 1
 
     def test_a_weight_of_a_class_that_is_none(self, table):
         with pytest.raises(ValueError, match="are not in class_weight"):

@@ -321,3 +321,24 @@ def test_rows_of_weight_zero_teach_the_encoder_nothing():
     assert weighted.n_bins == without.n_bins
     assert weighted.n_categories == without.n_categories
     np.testing.assert_array_equal(weighted.encode(table), without.encode(table))
+
+
+@pytest.mark.parametrize("scale", [1 / 200, 1e-9, 1.0, 3.0])
+def test_the_scale_of_small_weights_makes_no_category_rare(scale):
+    words = np.random.RandomState(0).choice(["a", "b"], (200, 2)).astype(object)
+    table = read_table(words, np.ones(2, dtype=bool), "TRMClassifier")
+    encoder = TableEncoder(8, 2, 255)
+    encoder.fit(table, np.ones(2, dtype=bool), np.full(200, scale))
+    assert encoder.n_categories == [2, 2]
+    assert len(np.unique(encoder.encode(table), axis=0)) == 4
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_tuples_are_categories_like_others(library):
+    frames = pytest.importorskip(library)
+    pairs = [(1, 2), (3, 4), (1, 2)]
+    kind = {"dtype": frames.Object} if library == "polars" else {}
+    frame = frames.DataFrame({"pair": frames.Series(pairs, **kind)})
+    (column,) = read_table(frame, np.array([True]), "TRMClassifier").columns
+    assert column.tolist() == pairs
+    np.testing.assert_array_equal(fit_categories([*"ab"]).encode(column), [UNKNOWN] * 3)
