@@ -9,13 +9,12 @@ import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import (
-    _check_sample_weight,
     check_consistent_length,
     validate_data,
 )
 
 from sktrm._answers import GridAnswers
-from sktrm._base import BaseTRM
+from sktrm._base import BaseTRM, check_weights
 from sktrm._device import has_cxx_compiler
 from sktrm._encoding import GridEncoder, Grids, as_grids
 from sktrm._recipes import recipe
@@ -591,10 +590,10 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         equivariant = "symbols" in self._sizes and self._sizes["mixer"] == "mlp"
         return equivariant and self._device.type == "cpu" and has_cxx_compiler()
 
-    def _make_rows(self, X: Grids, y: Grids, sample_weight: Any) -> Rows:
+    def _make_rows(self, X: Grids, y: Grids, sample_weight: Any, of: str = "") -> Rows:
         """Encode labelled rows; rows of weight zero are left out."""
         inputs, labels = self._encoder.encode_X(X), self._encoder.encode_y(y)
-        weights = _check_sample_weight(sample_weight, inputs, ensure_non_negative=True)
+        weights = check_weights(sample_weight, inputs, of)
         return self._on_device(inputs, labels, weights)
 
     def _split(
@@ -615,7 +614,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         if X_val is not None:
             X_val, y_val = self._check_X(X_val, reset=False), as_grids(y_val, "y_val")
             check_consistent_length(X_val, y_val)
-            return rows, self._make_rows(X_val, y_val, sample_weight_val)
+            return rows, self._make_rows(X_val, y_val, sample_weight_val, "_val")
         if self.early_stopping:
             return self._hold_out(rows)
         return rows, None
@@ -644,12 +643,10 @@ def _weighing(X: Grids, y: Grids, sample_weight: Any) -> tuple[Grids, Grids, Any
     """Leave out the rows of weight zero: their symbols are not learned either."""
     if sample_weight is None:
         return X, y, None
-    weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+    weights = check_weights(sample_weight, X)
     kept = np.flatnonzero(weights)
     if len(kept) == len(weights):
         return X, y, weights
-    if not len(kept):
-        raise ValueError("Every sample_weight is zero: there is no row to learn.")
     return _take(X, kept), _take(y, kept), weights[kept]
 
 

@@ -19,6 +19,10 @@ class Table(NamedTuple):
     def __len__(self) -> int:
         return len(self.columns[0])
 
+    def take(self, rows: np.ndarray) -> "Table":
+        """Return the rows at these indices."""
+        return Table([column[rows] for column in self.columns], self.names)
+
 
 def is_frame(X: Any) -> bool:
     """Tell whether ``X`` is a data frame, pandas' or polars'."""

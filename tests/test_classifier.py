@@ -141,8 +141,7 @@ class TestAnswers:
             here.predict_proba(X), there.predict_proba(X), atol=1e-3
         )
 
-    def test_unpickled_it_recovers_the_weights_it_had(self, fitted, table):
-        X, y = table
+    def test_unpickled_it_recovers_the_weights_it_had(self, fitted):
         loaded = pickle.loads(pickle.dumps(fitted))
         trained = loaded.net_.module_.state_dict()
         _, (good, _) = loaded.net_.last_good_
@@ -201,6 +200,47 @@ class TestWeights:
         y = X[:, 0] == X[:, 1]
         model = tiny_classifier(max_epochs=20)
         assert model.fit(X, y, sample_weight=np.full(200, 1 / 200)).score(X, y) == 1
+
+    def test_balance_is_that_of_the_rows_that_weigh(self):
+        X, y = np.zeros((60, 1)), np.repeat([0, 1, 2], [20, 20, 20])
+        weights = np.repeat([1, 0, 1, 0, 2], [15, 5, 5, 15, 20])
+        model = tiny_classifier(class_weight="balanced", warm_start=True, max_epochs=1)
+        model.fit(X, y, weights)
+        expected = 60 / (3 * np.array([15, 5, 40]))
+        np.testing.assert_allclose(model._class_weight, expected)
+        # Neither what validates nor what a warm start sees changes it.
+        model.fit(X[15:], y[15:], X_val=X[:1], y_val=y[:1])
+        np.testing.assert_allclose(model._class_weight, expected)
+        val = model._make_rows(
+            model._label(*model._check_rows(X, y, None, reset=False))
+        )
+        np.testing.assert_allclose(val.weights, expected[y], rtol=1e-6)
+
+    def test_a_class_of_weight_zero_rows_only_can_be_balanced(self):
+        X, y = np.zeros((30, 1)), np.repeat([0, 1, 2], 10)
+        model = tiny_classifier(class_weight="balanced", max_epochs=1)
+        model.fit(X, y, sample_weight=np.repeat([1, 1, 0], 10))
+        np.testing.assert_array_equal(model._class_weight, np.ones(3))
+
+    def test_classes_that_weigh_nothing(self, table):
+        X, y = table
+        weight = {"yes": 0, "no": 0, "maybe": 1}
+        some = y != "maybe"
+        model = tiny_classifier(class_weight=weight)
+        message = "class_weight must leave a row of y with a positive sample_weight so"
+        with pytest.raises(ValueError, match=message):
+            model.partial_fit(X[some], y[some], classes=np.unique(y))
+        message = "class_weight must leave a row of y_val .* sample_weight_val some"
+        with pytest.raises(ValueError, match=message):
+            model.fit(X, y, X_val=X[some], y_val=y[some])
+
+    @pytest.mark.parametrize("weight", [-1.0, np.inf, np.nan, "much"])
+    def test_weights_of_classes_that_are_none(self, table, weight):
+        message = (
+            rf"class_weight must hold finite numbers .* got {weight!r} for .*'yes'"
+        )
+        with pytest.raises(ValueError, match=message):
+            tiny_classifier(class_weight={"yes": weight}).fit(*table)
 
     def test_a_weight_of_a_class_that_is_none(self, table):
         with pytest.raises(ValueError, match="are not in class_weight"):
@@ -300,13 +340,33 @@ class TestValidation:
         y = np.array(["a"] * 20 + ["b"] * 18 + ["c"] * 2 + ["alone"])
         model = tiny_classifier(early_stopping=True, validation_fraction=0.5)
         model.fit(X, y)
-        rows = model._make_rows(*model._check_rows(X, y, None, reset=False))
-        kept, held_out = model._hold_out(rows, in_classes=True)
-        assert np.unique(kept.labels).tolist() == [0, 1, 2, 3]
-        a, alone, b, _ = np.bincount(held_out.labels[:, 0], minlength=4)
+        labels = np.searchsorted(model.classes_, y)
+        kept, held_out = model._choose_held_out(len(y), labels)
+        assert np.unique(labels[kept]).tolist() == [0, 1, 2, 3]
+        a, alone, b, _ = np.bincount(labels[held_out], minlength=4)
         assert alone == 0
         assert abs(a - b) <= 2
         assert len(held_out) == round(0.5 * 41)
+
+    def test_rows_held_out_teach_the_encoder_nothing(self):
+        X = np.random.RandomState(0).normal(size=(41, 1))
+        y = (X[:, 0] > 0).astype(int)
+        model = tiny_classifier(early_stopping=True).fit(X, y)
+        kept, held_out = model._choose_held_out(len(y), y)
+        X[held_out[0]] = np.nan
+        model.fit(X, y)
+        median = [[np.median(X[kept])]]
+        np.testing.assert_array_equal(
+            model.predict_proba([[np.nan]]), model.predict_proba(median)
+        )
+
+    def test_the_score_is_that_of_the_last_training(self, table):
+        X, y = table
+        model = tiny_classifier(max_epochs=1).fit(X, y, X_val=X, y_val=y)
+        assert hasattr(model, "validation_score_")
+        assert not hasattr(model.partial_fit(X, y), "validation_score_")
+        model.fit(X, y, X_val=X, y_val=y)
+        assert not hasattr(model.fit(X, y), "validation_score_")
 
     def test_no_class_has_a_second_row(self):
         with pytest.raises(ValueError, match="no class in y has a second row"):

@@ -356,11 +356,14 @@ class TestProgress:
 
     def test_the_fit_is_scored_with_the_weights_that_are_kept(self, table):
         X, y = table
-        monitor = self.callback.ScoringMonitor(scoring="accuracy")
+        monitor = self.callback.ScoringMonitor(scoring=["accuracy", "neg_log_loss"])
         model = fast(max_epochs=6, lr=0.05, early_stopping=False)
         model.set_callbacks(monitor).fit(X, y, X_val=X, y_val=y)
-        fit, *epochs = (row["accuracy"] for row in monitor.get_logs().data)
-        assert fit == max(epochs) == model.score(X, y)
+        fit, *epochs = monitor.get_logs().data
+        best = max(epoch["accuracy"] for epoch in epochs)
+        assert fit["accuracy"] == best == model.score(X, y)
+        assert model.temperature_ != 1
+        assert fit["neg_log_loss"] == -log_loss(y, model.predict_proba(X))
 
     def test_weights_are_metadata_of_the_scores(self, table):
         X, y = table

@@ -403,8 +403,13 @@ class TestBadInput:
             tiny_solver().fit(*copies, X_val=copies[0])
 
     def test_all_weights_zero(self, copies):
-        with pytest.raises(ValueError, match=r"weight is zero|one non-zero"):
+        with pytest.raises(ValueError, match="sample_weight must contain at least"):
             tiny_solver().fit(*copies, sample_weight=np.zeros(200))
+
+    def test_all_weights_of_validation_zero(self, copies):
+        val = {"X_val": copies[0], "y_val": copies[1]}
+        with pytest.raises(ValueError, match="sample_weight_val must contain at"):
+            tiny_solver().fit(*copies, **val, sample_weight_val=np.zeros(200))
 
     def test_nothing_to_learn(self, copies):
         X, y = copies
