@@ -99,7 +99,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         machine's speed.
     batch_size : int, default=128
         Rows in flight in training. If no more are given to ``fit``, every optimiser
-        step sees all rows that have not halted.
+        step sees all rows that have not halted. In smaller batches a row counts for one
+        batch at most, whatever its weight: a step divides by the weights of its rows.
     halt_exploration : float, default=0.1
         Probability that a row in training must think a random minimum number of steps,
         from 2 to ``n_supervision_steps``.
@@ -159,7 +160,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         Mask of the columns taken as categories.
     temperature_ : float
         What divides the logarithms of the probabilities: the value of the least log
-        loss on the validation rows, 1 if there were none.
+        loss on the validation rows, drawn to 1 where they are few; 1 without any.
     n_iter_ : int
         Epochs trained.
     history_ : list of dict
@@ -305,7 +306,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         y : array-like of shape (n,)
             Labels.
         sample_weight : array-like of shape (n,), default=None
-            Weights of the rows in the loss; rows of weight zero are left out.
+            Weights of the rows in the loss; rows of weight zero are left out. A row
+            counts for one batch at most: see ``batch_size``.
         X_val, y_val : like X and y, default=None
             Rows to validate on after each epoch. The weights that do best are kept;
             with ``early_stopping`` training ends when they stop getting better.
@@ -363,7 +365,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         classes : array-like of shape (n_classes,), default=None
             All labels that any ``y`` may hold; needed in the first call.
         sample_weight : array-like of shape (n,), default=None
-            Weights of the rows in the loss.
+            Weights of the rows in the loss. A row counts for one batch at most: see
+            ``batch_size``.
 
         Returns
         -------

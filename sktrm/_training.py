@@ -127,6 +127,7 @@ class DeepSupervisionNet(NeuralNet):
             [AveragedModel(self.module_, multi_avg_fn=decay)] if self.ema_decay else []
         )
         self.n_optimizer_steps_ = 0
+        self.epoch_tasks_: Any = None
         self.last_good_ = self._snapshot()
         self.begin(None)
         return self
@@ -283,6 +284,9 @@ class DeepSupervisionNet(NeuralNet):
         except KeyboardInterrupt as stop:
             # skorch's callbacks stop training with this; Ctrl-C is something else.
             raise EarlyStop from stop
+        # Not among skorch's callbacks: in these, Ctrl-C is Ctrl-C.
+        if self.epoch_tasks_ is not None:
+            self.epoch_tasks_.notify(method_name)
         if method_name == "on_epoch_end":
             self._report()
             patience = self.n_iter_no_change

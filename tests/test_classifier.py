@@ -8,12 +8,15 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TINY, tiny_classifier
+from scipy.special import log_softmax
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import log_loss
 from skorch.callbacks import Callback
 
 from sktrm import TRMClassifier, _classifier
+from sktrm._inference import Solution
+from sktrm._slots import Rows
 
 EXACT = {"dtype": "float64", "batch_size": 10_000, "halt_exploration": 0.0}
 
@@ -387,12 +390,33 @@ class TestValidation:
         model.fit(X[:200], y[:200], X_val=X_val, y_val=y_val)
         fitted, answers = model.temperature_, model.predict(X_val)
         losses = []
-        for temperature in (fitted, 1.0, 0.95 * fitted, 1.05 * fitted):
+        for temperature in (fitted, 1.0):
             model.temperature_ = temperature
             losses.append(log_loss(y_val, model.predict_proba(X_val)))
             np.testing.assert_array_equal(model.predict(X_val), answers)
         assert fitted != 1
-        assert losses[0] == min(losses)
+        assert losses[0] < losses[1]
+
+    @pytest.mark.parametrize(
+        ("n_rows", "n_wrong", "logit", "low", "high"),
+        [
+            (30, 0, 4.0, 0.85, 1.0),  # few rows without an error: next to nothing
+            (1000, 200, 4.0, 2.6, 3.0),  # 80 % right, 98 % sure: 4 / log(4) = 2.9
+            (30, 6, 4.0, 1.1, 2.6),
+        ],
+        ids=["clean", "overconfident", "few"],
+    )
+    def test_the_temperature_takes_rows_to_move(
+        self, n_rows, n_wrong, logit, low, high, monkeypatch
+    ):
+        logits = np.tile([0.0, logit], (n_rows, 1))
+        labels = torch.ones(n_rows, 1, dtype=torch.long)
+        labels[:n_wrong] = 0
+        model = tiny_classifier()
+        answers = Solution(log_softmax(logits, axis=1), None, None)
+        monkeypatch.setattr(model, "_solve", lambda *_: answers)
+        rows = Rows(torch.zeros(n_rows, 1), labels, torch.ones(n_rows))
+        assert low < model._find_temperature(rows) < high
 
     def test_class_weights_count_in_validation(self, table):
         X, y = table

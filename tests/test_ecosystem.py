@@ -401,6 +401,29 @@ class TestProgress:
         assert model.n_iter_ == 3
         assert enough.torn_down
 
+    @pytest.mark.parametrize("moment", ["begin", "end"])
+    def test_ctrl_c_in_a_callback_is_ctrl_c(self, table, moment):
+        class Impatient:
+            def setup(self, estimator, context): ...
+
+            def teardown(self, estimator, context): ...
+
+            def on_fit_task_begin(self, estimator, context):
+                self.interrupt("begin", context)
+
+            def on_fit_task_end(self, estimator, context):
+                self.interrupt("end", context)
+
+            def interrupt(self, now, context):
+                if now == moment and context.task_name == "epoch":
+                    raise KeyboardInterrupt
+
+        model = fast().set_callbacks(Impatient())
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(*table)
+        assert len(model.predict(table[0])) == len(table[0])
+        assert model.net_.epoch_tasks_ is None
+
     def test_warm_starts_and_partial_fits_are_followed_too(self, table):
         X, y = table
         monitor = self.callback.ScoringMonitor(scoring="accuracy")
@@ -409,7 +432,7 @@ class TestProgress:
         model.partial_fit(X, y)
         runs = [len(log.data) for log in monitor.get_logs(select="all")]
         assert runs == [3, 3, 2]
-        assert not any("epoch_tasks" in name for name, _ in model.net_.callbacks_)
+        assert model.net_.epoch_tasks_ is None
 
     def test_a_solver_is_followed_too(self, copies):
         seen = []
