@@ -43,7 +43,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
         Which columns hold categories rather than numbers: those of a data frame with
         dtype category, string, object or bool, and those of an array that hold
-        strings; or a mask, indices, or names of columns; None: no column does.
+        strings or truth values; or a mask, indices, or names of columns; None: no
+        column does.
     n_knots : int, default=32
         Quantiles of a column of numbers at most, between which its values are encoded
         piecewise linearly. Columns with fewer distinct values have a knot at each.

@@ -84,11 +84,17 @@ def _position(name: Any, names: Sequence[str] | None) -> int:
 def _looks_categorical(X: Any, index: int) -> bool:
     """Tell by its dtype whether a column holds categories."""
     if is_frame(X):
-        return _kind(_safe_indexing(X, index, axis=1)) in "ObUST"
+        series = _safe_indexing(X, index, axis=1)
+        return _kind(series) in "ObUST" and not _is_period(series)
     if X.dtype != object:
         return X.dtype.kind in "bUS"
     # Numbers come as objects, too: only strings and truth values are categories.
     return any(isinstance(value, str | bool | np.bool_) for value in X[:, index])
+
+
+def _is_period(series: Any) -> bool:
+    """Tell pandas' spans of time, which come as objects."""
+    return str(series.dtype).startswith("period[")
 
 
 def _kind(series: Any) -> str:
@@ -125,6 +131,11 @@ def read_table(X: Any, categorical: np.ndarray, estimator_name: str) -> Table:
 
 def _read_array(X: Any, categorical: np.ndarray, estimator_name: str) -> Table:
     """Split an array into columns; those of numbers are checked together."""
+    if X.dtype.kind in "mM":  # as numbers they would be counts of an unnamed unit
+        raise ValueError(
+            f"X holds {X.dtype}; columns must hold numbers or categories. Derive "
+            f"numbers from it, such as a duration or a month."
+        )
     columns: list[np.ndarray] = [np.empty(0)] * X.shape[1]
     numeric = np.flatnonzero(~categorical)
     if len(numeric):
@@ -145,7 +156,7 @@ def _read_array(X: Any, categorical: np.ndarray, estimator_name: str) -> Table:
 def _numbers_of(series: Any, what: str) -> np.ndarray:
     """Return a column of a data frame as float64, missing values as NaN."""
     kind = _kind(series)
-    if kind in "OUST":
+    if kind in "OUST" and not _is_period(series):
         raise ValueError(
             f"{what} holds {series.dtype}, not numbers. Name it in "
             f"categorical_features or leave that at 'from_dtype'."

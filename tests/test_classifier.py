@@ -17,6 +17,7 @@ from skorch.callbacks import Callback
 from sktrm import TRMClassifier, _classifier
 from sktrm._inference import Solution
 from sktrm._slots import Rows
+from sktrm._tables import UNKNOWN
 
 EXACT = {"dtype": "float64", "batch_size": 10_000, "halt_exploration": 0.0}
 
@@ -522,7 +523,13 @@ class TestBadInput:
     def test_categories_never_seen(self, fitted, table):
         X, _ = table
         proba = fitted.predict_proba(X.assign(colour="violet"))
-        assert np.isfinite(proba).all()
+        other = fitted.predict_proba(X.assign(colour="mauve"))
+        np.testing.assert_array_equal(other, proba)
+        rows = fitted._questions(X)
+        rows[:, 2] = UNKNOWN  # numbers stand first
+        unknown = fitted._solve(rows, fitted._read, None).answers
+        np.testing.assert_array_equal(np.exp(fitted._temper(unknown)), proba)
+        assert not np.allclose(fitted.predict_proba(X), proba)
 
     @pytest.mark.parametrize("what", ["frame", "array"])
     def test_infinity(self, table, what):
@@ -566,6 +573,9 @@ class TestBadInput:
         y[7] = "hapax"
         model = tiny_classifier(early_stopping=True).fit(X, y)
         assert model.classes_.tolist() == ["hapax", "maybe", "no", "yes"]
+        kept, held_out = model._choose_held_out(len(y), np.unique(y, False, True)[1])
+        assert 7 in kept
+        assert len(held_out) == 30
 
     def test_no_weight_is_left(self, table):
         X, y = table

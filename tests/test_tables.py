@@ -342,3 +342,20 @@ def test_tuples_are_categories_like_others(library):
     (column,) = read_table(frame, np.array([True]), "TRMClassifier").columns
     assert column.tolist() == pairs
     np.testing.assert_array_equal(fit_categories([*"ab"]).encode(column), [UNKNOWN] * 3)
+
+
+@pytest.mark.parametrize("dtype", ["datetime64[D]", "timedelta64[s]"])
+def test_arrays_of_times_are_no_numbers(dtype):
+    X = np.arange(4).reshape(4, 1).astype(dtype)
+    mask = find_categorical(X, "from_dtype", None)
+    with pytest.raises(ValueError, match=r"X holds .*64\[.*must hold numbers or cat"):
+        read_table(X, mask, "TRMClassifier")
+
+
+def test_periods_are_no_categories():
+    frame = pd.DataFrame({"month": pd.period_range("2020-01", periods=3, freq="M")})
+    mask = find_categorical(frame, "from_dtype", list(frame))
+    with pytest.raises(
+        ValueError, match=r"'month' holds period.* must hold numbers or"
+    ):
+        read_table(frame, mask, "TRMClassifier")
