@@ -197,7 +197,7 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
             {name: value for name, value in epoch.items() if name != "batches"}
             for epoch in net.history.to_list()
         ]
-        vars(self).pop("validation_score_", None)  # of an earlier training
+        self.__dict__.pop("validation_score_", None)  # of an earlier training
         if net.best_verdict_ is not None:
             self.validation_score_ = net.best_verdict_.exact_match
 

@@ -1,7 +1,7 @@
 """TRMClassifier: ordinary tables in, labels and probabilities out."""
 
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -471,7 +471,10 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         of_class = np.ones(len(self.classes_))
         if isinstance(self.class_weight, dict):
             for label, weight in self.class_weight.items():
-                if not isinstance(weight, Real) or not 0 <= weight < np.inf:
+                if (
+                    not isinstance(weight, int | float | np.number)
+                    or not 0 <= weight < np.inf
+                ):
                     raise ValueError(
                         f"class_weight must hold finite numbers of at least 0, got "
                         f"{weight!r} for class {label!r}."
