@@ -26,7 +26,12 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
+from sklearn.preprocessing import (
+    FunctionTransformer,
+    OneHotEncoder,
+    OrdinalEncoder,
+    StandardScaler,
+)
 
 from sktrm import TRMClassifier
 from sktrm.metrics import expected_calibration_error
@@ -82,6 +87,11 @@ def one_hot_or_scaled(X):
     )
 
 
+def with_categories(X):
+    words = [name for name in X if X[name].dtype.kind not in "iufb"]
+    return X.astype(dict.fromkeys(words, "category"))
+
+
 def ordinal(X):
     words = [name for name in X if X[name].dtype.kind not in "iuf"]
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
@@ -92,7 +102,12 @@ def contenders(X):
     yield "TRM", TRMClassifier(random_state=0)
     yield (
         "HGB",
-        make_pipeline(ordinal(X), HistGradientBoostingClassifier(random_state=0)),
+        make_pipeline(
+            FunctionTransformer(with_categories),
+            HistGradientBoostingClassifier(
+                categorical_features="from_dtype", random_state=0
+            ),
+        ),
     )
     yield "forest", make_pipeline(ordinal(X), RandomForestClassifier(random_state=0))
     yield (
@@ -110,7 +125,7 @@ def contenders(X):
         yield "RealMLP", RealMLP_TD_Classifier(random_state=0, device="cpu")
         yield "TabM", TabM_D_Classifier(random_state=0, device="cpu")
     yield (
-        "one step",
+        "one supervision step",
         TRMClassifier(
             n_latent_recursions=1,
             n_deep_recursions=1,
@@ -161,16 +176,23 @@ def measure(model, X, y, train, test):
     }
 
 
+def show_header():
+    print(
+        f"{'table':<20}{'model':<22}{'accuracy':<10}{'log loss':<10}{'calibration':<12}"
+        f"{'fit s':<8}{'predict s':<11}parameters"
+    )
+
+
 def show(table, name, figures):
     print(
-        f"{table:<20}{name:<10}{figures['accuracy']:<10.4f}{figures['log loss']:<10.4f}"
+        f"{table:<20}{name:<22}{figures['accuracy']:<10.4f}{figures['log loss']:<10.4f}"
         f"{figures['calibration error']:<12.4f}{figures['fit s']:<8.2f}"
         f"{figures['predict s']:<11.3f}{figures['parameters']:.0f}",
         flush=True,
     )
 
 
-def main():
+def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--tables", nargs="*", help="names, of all")
@@ -179,21 +201,24 @@ def main():
     parser.add_argument("--threads", type=int, help="for torch")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--out", help="append every figure to this file, as JSON lines")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.folder is None or not args.folder.is_dir():
         print("No folder of tables given: scikit-learn's alone.")
         args.folder = None
-    print(
-        f"{'table':<20}{'model':<10}{'accuracy':<10}{'log loss':<10}{'calibration':<12}"
-        f"{'fit s':<8}{'predict s':<11}parameters"
-    )
+    show_header()
     means = {}
     for table, X, y in tables(args.folder):
         if args.tables and table not in args.tables:
             continue
         n_folds = min(args.folds, np.unique(y, return_counts=True)[1].min())
+        if n_folds < args.folds:
+            print(f"{table}: {n_folds} folds, for its smallest class has no more rows")
         splits = list(StratifiedKFold(5, shuffle=True, random_state=0).split(X, y))
         seconds = [None] * len(splits)
         for name, model in contenders(X):
@@ -204,7 +229,7 @@ def main():
                 fold = clone(model)
                 if name == "TRM":
                     fold.set_params(**json.loads(args.set))
-                if name in ("one step", "untied"):
+                if name in ("one supervision step", "untied"):
                     fold.set_params(max_time=seconds[i])
                 folds.append(measure(fold, X, y, train, test))
                 if name == "TRM":

@@ -73,7 +73,7 @@ class GridAnswers:
     _augmentations: Any
     _seeds: list[int]
     _sizes: dict[str, Any]
-    loss: str
+    _loss: str
     rollout_noise: float
     ignore_value: Any
 
@@ -396,7 +396,7 @@ class GridAnswers:
         """Return each cell's probabilities of PAD and of the symbols of y."""
         logits = answer_logits[:, : self._encoder.answer_cells]
         tokens = torch.tensor((PAD, *self._encoder.answer_tokens), device=logits.device)
-        return log_probabilities(logits[..., tokens].double(), self.loss).exp()
+        return log_probabilities(logits[..., tokens].double(), self._loss).exp()
 
     def _arrange(self, both: np.ndarray, X: Grids) -> Any:
         """Give probabilities (n, answer_cells, 1 + n_classes) the answers' form."""

@@ -10,6 +10,7 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight
 from skorch.helper import predefined_split
 from skorch.history import History
 from torch import Tensor
@@ -76,6 +77,7 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
         "verbose": ["verbose"],
     }
 
+    _loss: str
     # Where the HTML display of an estimator links to.
     _doc_link_module = "sktrm"
 
@@ -97,8 +99,10 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
         """Return what transforms rows as they enter training."""
         return []
 
-    def _draw_seeds(self) -> None:
-        """Choose device and seeds of everything random in a fit."""
+    def _begin_fit(self) -> None:
+        """Choose device, loss, and seeds of everything random in a fit."""
+        # What predicts was trained with this one, whatever ``loss`` says later.
+        self._loss = self.loss
         self._device = choose_device(self.device)
         random_state = self.random_state
         if random_state is None:  # fresh entropy: the global generator is not touched
@@ -141,7 +145,7 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
         return DeepSupervisionNet(
             model,
             slots=slots,
-            criterion__answer=self.loss,
+            criterion__answer=self._loss,
             ema_decay=self.ema_decay,
             optimizer=torch.optim.AdamW,
             optimizer__betas=(0.9, 0.95),
@@ -180,6 +184,7 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
                 net.partial_fit(rows, epochs=n_epochs or 1)
             finally:
                 self._keep_results()
+            self._calibrate(held_out)
 
         train_in_tasks(self, train, net, n_epochs or 1, self._predictor_now, data)
 
@@ -192,8 +197,12 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
             {name: value for name, value in epoch.items() if name != "batches"}
             for epoch in net.history.to_list()
         ]
+        self.__dict__.pop("validation_score_", None)  # of an earlier training
         if net.best_verdict_ is not None:
             self.validation_score_ = net.best_verdict_.exact_match
+
+    def _calibrate(self, held_out: Rows | None) -> None:
+        """Fit to the validation rows what is fitted once the weights are there."""
 
     def _predictor_now(self) -> dict[str, Any]:
         """Return the attributes to predict with if training ended now."""
@@ -243,35 +252,39 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
     def _working_dtype(self) -> torch.dtype:
         return choose_dtype(self.dtype, self._device)
 
-    def _hold_out(self, rows: Rows, in_classes: bool = False) -> tuple[Rows, Rows]:
-        """Split off a random ``validation_fraction`` of the rows.
+    def _hold_out(self, rows: Rows) -> tuple[Rows, Rows]:
+        """Split off a random ``validation_fraction`` of the rows."""
+        kept, held_out = (
+            Rows(*rows[torch.as_tensor(part, device=self._device)])
+            for part in self._choose_held_out(len(rows))
+        )
+        return kept, held_out
 
-        ``in_classes``: of each class alike, and never all rows of one.
+    def _choose_held_out(
+        self, n_rows: int, labels: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the indices of the rows to keep and to hold out.
+
+        With ``labels`` (n_rows,): of each class alike, and never all rows of one.
         """
-        n_held_out = round(self.validation_fraction * len(rows))
-        if not 0 < n_held_out < len(rows):
+        n_held_out = round(self.validation_fraction * n_rows)
+        if not 0 < n_held_out < n_rows:
             raise ValueError(
-                f"validation_fraction={self.validation_fraction} of {len(rows)} rows "
+                f"validation_fraction={self.validation_fraction} of {n_rows} rows "
                 f"leaves no row to validate or to train on; pass X_val and y_val, or "
                 f"set early_stopping=False."
             )
-        order = np.random.RandomState(self._seeds[2]).permutation(len(rows))
+        order = np.random.RandomState(self._seeds[2]).permutation(n_rows)
         held_out = order[:n_held_out]
-        if in_classes:
-            held_out = _of_classes(order, rows.labels.cpu().numpy()[:, 0], n_held_out)
-        kept = order[~np.isin(order, held_out)]
-        return (
-            Rows(*rows[torch.as_tensor(kept, device=self._device)]),
-            Rows(*rows[torch.as_tensor(held_out, device=self._device)]),
-        )
+        if labels is not None:
+            held_out = _of_classes(order, labels, n_held_out)
+        return order[~np.isin(order, held_out)], held_out
 
     def _on_device(
         self, inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray
     ) -> Rows:
         """Put encoded rows on the device; those of weight zero are left out."""
         kept = weights != 0
-        if not kept.any():
-            raise ValueError("Every sample_weight is zero: there is no row to learn.")
         if not kept.all():
             inputs, labels, weights = inputs[kept], labels[kept], weights[kept]
         dtype = torch.float64 if self.dtype == "float64" else torch.float32
@@ -353,15 +366,19 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
             net, module = state.pop("net_"), state.pop("module_")
             state.pop("_device")
             state["_weights"] = [_as_arrays(net.module_), _as_arrays(module)]
+            state["_steps"] = (net.n_optimizer_steps_, net.n_averaged_)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild net and module; training can go on, with fresh moments."""
         state = dict(state)
         weights = state.pop("_weights", None)
+        steps = state.pop("_steps", (0, 0))  # weights alone know of none
         super().__setstate__(state)
         if weights is None:
             return
+        if not hasattr(self, "_loss"):  # stored before it was kept
+            self._loss = self.loss
         try:
             self._device = choose_device(self.device)
         except ValueError:  # fitted on a device that this machine lacks
@@ -371,9 +388,7 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
             for arrays in weights
         )
         self._start_training(self._space(), self._n_slots)
-        self.net_.module_.load_state_dict(trained)
-        for average in self.net_.average_:
-            average.module.load_state_dict(averaged)
+        self.net_.resume(trained, averaged, *steps)
         self.net_.history = History({**epoch, "batches": []} for epoch in self.history_)
         self._adopt(averaged)
 
@@ -389,6 +404,19 @@ def documentation_page() -> str:
         if label.strip().lower() == "documentation":
             return url.strip()
     return ""
+
+
+def check_weights(sample_weight: Any, rows: Any, of: str = "") -> np.ndarray:
+    """Return the weight of each of ``rows``; ``of`` ends the parameter's name."""
+    if sample_weight is not None and not np.asarray(sample_weight).any():
+        raise ValueError(
+            f"sample_weight{of} must contain at least one non-zero number, got zeros "
+            f"only."
+        )
+    weights: np.ndarray = _check_sample_weight(
+        sample_weight, rows, ensure_non_negative=True
+    )
+    return weights
 
 
 def _of_classes(order: np.ndarray, labels: np.ndarray, n_rows: int) -> np.ndarray:

@@ -2,24 +2,23 @@
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
-from sklearn.utils import column_or_1d, compute_class_weight, compute_sample_weight
+from sklearn.utils import column_or_1d, compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call,
     check_classification_targets,
 )
 from sklearn.utils.validation import (
-    _check_sample_weight,
     check_array,
     check_consistent_length,
 )
 
-from sktrm._base import BaseTRM
+from sktrm._base import BaseTRM, check_weights
 from sktrm._slots import Rows
 from sktrm._table_answers import TableAnswers
 from sktrm._tables import Table, TableEncoder, is_missing
@@ -44,13 +43,15 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
     categorical_features : "from_dtype", array-like or None, default="from_dtype"
         Which columns hold categories rather than numbers: those of a data frame with
         dtype category, string, object or bool, and those of an array that hold
-        strings; or a mask, indices, or names of columns; None: no column does.
+        strings or truth values; or a mask, indices, or names of columns; None: no
+        column does.
     n_knots : int, default=32
         Quantiles of a column of numbers at most, between which its values are encoded
         piecewise linearly. Columns with fewer distinct values have a knot at each.
     min_frequency : int, default=2
         Categories that weigh less than so many rows share one embedding, which is also
-        that of categories first met at prediction.
+        that of categories first met at prediction. A row weighs its ``sample_weight``;
+        weights whose mean over the positive ones is below 1 are scaled to 1.
     max_categories : int, default=255
         Categories of a column with an embedding of their own at most.
     hidden_size : int, default=32
@@ -99,7 +100,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         machine's speed.
     batch_size : int, default=128
         Rows in flight in training. If no more are given to ``fit``, every optimiser
-        step sees all rows that have not halted.
+        step sees all rows that have not halted. In smaller batches a row counts for one
+        batch at most, whatever its weight: a step divides by the weights of its rows.
     halt_exploration : float, default=0.1
         Probability that a row in training must think a random minimum number of steps,
         from 2 to ``n_supervision_steps``.
@@ -111,7 +113,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         takes all steps. In training a row halts at one half, as in [1]_.
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes in the loss, multiplied by ``sample_weight``; "balanced"
-        is inverse to their frequency.
+        is inverse to the ``sample_weight`` of a class in all. Those of the first
+        ``fit`` stay: in warm starts and, unlike in HistGradientBoosting, for ``X_val``.
     early_stopping : bool or "auto", default="auto"
         Hold out ``validation_fraction`` of the rows, or use ``X_val``, and stop when
         ``n_iter_no_change`` epochs in a row brought no better validation score. The
@@ -126,6 +129,10 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         A validation score is better if it is higher by more than this.
     warm_start : bool, default=False
         Let ``fit`` go on with the model of the last ``fit`` instead of a new one.
+        Parameters that were changed in between count if they are about the course of
+        training (``lr``, its schedule and warm-up, ``max_grad_norm``, ``max_epochs``,
+        ``max_time``, ``verbose``), early stopping, or halting at prediction. Those of
+        data, network, losses, optimiser and ``callbacks`` stay the first's.
     device : str, default="auto"
         A torch device; "auto" takes CUDA if there is one, else the CPU.
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
@@ -154,7 +161,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         Mask of the columns taken as categories.
     temperature_ : float
         What divides the logarithms of the probabilities: the value of the least log
-        loss on the validation rows, 1 if there were none.
+        loss on the validation rows, drawn to 1 where they are few; 1 without any.
     n_iter_ : int
         Epochs trained.
     history_ : list of dict
@@ -300,7 +307,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         y : array-like of shape (n,)
             Labels.
         sample_weight : array-like of shape (n,), default=None
-            Weights of the rows in the loss; rows of weight zero are left out.
+            Weights of the rows in the loss; rows of weight zero are left out. A row
+            counts for one batch at most: see ``batch_size``.
         X_val, y_val : like X and y, default=None
             Rows to validate on after each epoch. The weights that do best are kept;
             with ``early_stopping`` training ends when they stop getting better.
@@ -330,13 +338,16 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         table, y, weights = self._check_rows(X, y, sample_weight, reset=not goes_on)
         if not goes_on:
             self.classes_ = np.unique(y)
-            self._learn_columns(table, weights)
-        rows = self._make_rows(table, y, weights)
-        rows, held_out = self._split(rows, X_val, y_val, sample_weight_val)
+            self._begin_fit()
+            self._class_weight = self._weigh_classes(y, weights)
+        rows, held_out = self._split(
+            self._label(table, y, weights), X_val, y_val, sample_weight_val
+        )
+        n_rows = len(rows.labels)
         if not goes_on:
-            self._start_training(self._space(), min(self.batch_size, len(rows)))
-        self._fit_rows(rows, held_out, self._n_epochs(len(rows)), X, y, sample_weight)
-        self.temperature_ = self._find_temperature(held_out)
+            self._learn_columns(rows)
+            self._start_training(self._space(), min(self.batch_size, n_rows))
+        self._fit_rows(rows, held_out, self._n_epochs(n_rows), X, y, sample_weight)
         return self
 
     def partial_fit(
@@ -355,7 +366,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         classes : array-like of shape (n_classes,), default=None
             All labels that any ``y`` may hold; needed in the first call.
         sample_weight : array-like of shape (n,), default=None
-            Weights of the rows in the loss.
+            Weights of the rows in the loss. A row counts for one batch at most: see
+            ``batch_size``.
 
         Returns
         -------
@@ -369,35 +381,42 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
                 "give the weights as a dict."
             )
         goes_on = hasattr(self, "net_")
-        if _check_partial_fit_first_call(self, classes) and goes_on:
-            goes_on = False  # fitted by neither fit nor partial_fit
+        _check_partial_fit_first_call(self, classes)
         table, y, weights = self._check_rows(X, y, sample_weight, reset=not goes_on)
         if not goes_on:
-            self._learn_columns(table, weights)
-        rows = self._make_rows(table, y, weights)
+            self._begin_fit()
+            self._class_weight = self._weigh_classes(y, weights)
+        rows = self._label(table, y, weights)
         if not goes_on:
+            self._learn_columns(rows)
             self._start_training(self._space(), self.batch_size)
         self._fit_rows(rows, None, None, X, y, sample_weight)
         return self
 
     def _fit_rows(
         self,
-        rows: Rows,
-        held_out: Rows | None,
+        rows: "_Labelled",
+        held_out: "_Labelled | None",
         n_epochs: int | None,
         X: Any,
         y: Any,
         sample_weight: Any,
     ) -> None:
         """Train; scikit-learn's callbacks see the data as they were given."""
+        training = self._make_rows(rows)
+        validation = None if held_out is None else self._make_rows(held_out)
         # Also what interrupted training leaves predicts.
         self.temperature_ = 1.0
         given = {} if sample_weight is None else {"sample_weight": sample_weight}
-        self._train(rows, held_out, n_epochs, X=X, y=y, metadata=given or None)
+        self._train(training, validation, n_epochs, X=X, y=y, metadata=given or None)
+
+    def _calibrate(self, held_out: Rows | None) -> None:
+        """Find the temperature."""
+        self.temperature_ = self._find_temperature(held_out)
 
     def _split(
-        self, rows: Rows, X_val: Any, y_val: Any, sample_weight_val: Any
-    ) -> tuple[Rows, Rows | None]:
+        self, rows: "_Labelled", X_val: Any, y_val: Any, sample_weight_val: Any
+    ) -> tuple["_Labelled", "_Labelled | None"]:
         """Return the rows to train on and those to validate on, if any."""
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val must be given together.")
@@ -405,11 +424,13 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
             checked = self._check_rows(
                 X_val, y_val, sample_weight_val, reset=False, of="_val"
             )
-            return rows, self._make_rows(*checked, of="_val")
+            return rows, self._label(*checked, of="_val")
         if sample_weight_val is not None:
             raise ValueError("sample_weight_val must be None without X_val and y_val.")
-        if self._stops_early(len(rows), held_out=False):
-            return self._hold_out(rows, in_classes=True)
+        n_rows = len(rows.labels)
+        if self._stops_early(n_rows, held_out=False):
+            kept, held_out = self._choose_held_out(n_rows, rows.labels)
+            return rows.take(kept), rows.take(held_out)
         return rows, None
 
     def _check_rows(
@@ -424,18 +445,55 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         table = self._check_X(X, reset=reset)
         y = _check_labels(y, f"y{of}")
         check_consistent_length(table.columns[0], y)
-        if sample_weight is not None and not np.asarray(sample_weight).any():
-            raise ValueError(
-                f"sample_weight{of} must contain at least one non-zero number, got "
-                f"zeros only."
-            )
-        weights = _check_sample_weight(sample_weight, y, ensure_non_negative=True)
-        return table, y, weights
+        return table, y, check_weights(sample_weight, y, of)
 
-    def _learn_columns(self, table: Table, weights: np.ndarray) -> None:
-        """Learn the encoding; draw the seeds and choose the device of the fit."""
+    def _label(
+        self, table: Table, y: np.ndarray, weights: np.ndarray, of: str = ""
+    ) -> "_Labelled":
+        """Code the labels of checked rows; those of weight zero are left out."""
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"y{of} holds {unknown[:1].tolist()[0]!r}, which is none of the "
+                f"classes {self.classes_.tolist()}."
+            )
+        labels = np.searchsorted(self.classes_, y)
+        kept = np.flatnonzero(weights * self._class_weight[labels])
+        if not len(kept):
+            raise ValueError(
+                f"class_weight must leave a row of y{of} with a positive "
+                f"sample_weight{of} some weight, got {self.class_weight!r}."
+            )
+        return _Labelled(table, labels, weights).take(kept)
+
+    def _weigh_classes(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the weight of each class in the loss, (n_classes,)."""
+        of_class = np.ones(len(self.classes_))
+        if isinstance(self.class_weight, dict):
+            for label, weight in self.class_weight.items():
+                if (
+                    not isinstance(weight, int | float | np.number)
+                    or not 0 <= weight < np.inf
+                ):
+                    raise ValueError(
+                        f"class_weight must hold finite numbers of at least 0, got "
+                        f"{weight!r} for class {label!r}."
+                    )
+            of_class = compute_class_weight(
+                self.class_weight, classes=self.classes_, y=self.classes_
+            )
+        elif self.class_weight == "balanced":
+            labels = np.searchsorted(self.classes_, y)
+            total = np.bincount(labels, weights, minlength=len(self.classes_))
+            there = total > 0
+            of_class[there] = total.sum() / (there.sum() * total[there])
+        return of_class
+
+    def _learn_columns(self, rows: "_Labelled") -> None:
+        """Learn the encoding, of the rows to train on alone, and the sizes."""
+        table = rows.table
         encoder = TableEncoder(self.n_knots, self.min_frequency, self.max_categories)
-        self._encoder = encoder.fit(table, self.is_categorical_, weights)
+        self._encoder = encoder.fit(table, self.is_categorical_, rows.weights)
         self._sizes: dict[str, Any] = {
             "n_bins": encoder.n_bins,
             "n_categories": encoder.n_categories,
@@ -448,7 +506,6 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
             "n_latent_recursions": self.n_latent_recursions,
             "n_deep_recursions": self.n_deep_recursions,
         }
-        self._draw_seeds()
 
     def _choose_mixer(self, table: Table) -> str:
         if self.mixer != "auto":
@@ -460,30 +517,10 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         """Build a model of the sizes that fit decided on."""
         return self._with_dtype(build_table_model(**self._sizes, generator=generator))
 
-    def _make_rows(
-        self, table: Table, y: np.ndarray, weights: np.ndarray, of: str = ""
-    ) -> Rows:
-        """Encode checked rows; those of weight zero are left out."""
-        unknown = np.setdiff1d(y, self.classes_)
-        if len(unknown):
-            raise ValueError(
-                f"y{of} holds {unknown[:1].tolist()[0]!r}, which is none of the "
-                f"classes {self.classes_.tolist()}."
-            )
-        labels = np.searchsorted(self.classes_, y)
-        weights = weights * self._class_weights(y, labels)
-        return self._on_device(self._encode(table), labels[:, None], weights)
-
-    def _class_weights(self, y: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Return the weight of each row's class, (n,)."""
-        if not isinstance(self.class_weight, dict):
-            weights: np.ndarray = compute_sample_weight(self.class_weight, y)
-            return weights
-        # Rows to validate on or to go on with need not be of all classes.
-        of_class = compute_class_weight(
-            self.class_weight, classes=self.classes_, y=self.classes_
-        )
-        return of_class[labels]
+    def _make_rows(self, rows: "_Labelled") -> Rows:
+        """Encode rows and put them on the device."""
+        weights = rows.weights * self._class_weight[rows.labels]
+        return self._on_device(self._encode(rows.table), rows.labels[:, None], weights)
 
     def _n_epochs(self, n_rows: int) -> int:
         """Return ``max_epochs``, or what stands for "auto"."""
@@ -509,6 +546,18 @@ class TRMClassifier(ClassifierMixin, TableAnswers, BaseTRM):
         tags.input_tags.allow_nan = True
         tags.input_tags.categorical = True
         return tags
+
+
+class _Labelled(NamedTuple):
+    """Checked rows of positive weight."""
+
+    table: Table
+    labels: np.ndarray  # (n,), indices of classes
+    weights: np.ndarray  # (n,), sample weights, without those of the classes
+
+    def take(self, rows: np.ndarray) -> "_Labelled":
+        """Return the rows at these indices."""
+        return _Labelled(self.table.take(rows), self.labels[rows], self.weights[rows])
 
 
 def _check_labels(y: Any, name: str) -> np.ndarray:

@@ -45,6 +45,7 @@ _FITTED = (
     "n_iter_",
     "validation_score_",
     "_sizes",
+    "_loss",
     "_seeds",
     "_n_slots",
 )

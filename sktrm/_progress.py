@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from skorch import NeuralNet
-from skorch.callbacks import Callback
+from sktrm._training import DeepSupervisionNet, EarlyStop
 
 __all__ = ["CallbackSupportMixin", "train_in_tasks"]
 
@@ -20,8 +19,8 @@ except ImportError:  # before scikit-learn 1.9
         return method
 
 
-class EpochTasks(Callback):
-    """skorch callback that makes each epoch a task within ``context``.
+class EpochTasks:
+    """Makes each epoch a task within ``context``.
 
     ``predictor`` returns the attributes with which ``estimator`` predicts as if
     training had ended now; ``data`` holds the data of the fit, as the hooks take them.
@@ -39,15 +38,15 @@ class EpochTasks(Callback):
         self.predictor = predictor
         self.data = data
 
-    def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
-        """Begin the epoch's task."""
-        self.epoch = self.context.subcontext(task_name="epoch")
-        self.epoch.call_on_fit_task_begin(**self._arguments())
-
-    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
-        """End the epoch's task, and training if a callback says so."""
-        if self.epoch.call_on_fit_task_end(**self._arguments()):
-            raise KeyboardInterrupt  # how skorch's callbacks stop training
+    def notify(self, method_name: str) -> None:
+        """Begin or end an epoch's task, and training if a callback says so."""
+        if method_name == "on_epoch_begin":
+            self.epoch = self.context.subcontext(task_name="epoch")
+            self.epoch.call_on_fit_task_begin(**self._arguments())
+        elif method_name == "on_epoch_end" and self.epoch.call_on_fit_task_end(
+            **self._arguments()
+        ):
+            raise EarlyStop
 
     def _arguments(self) -> dict[str, Any]:
         return {
@@ -61,7 +60,7 @@ class EpochTasks(Callback):
 def train_in_tasks(
     estimator: Any,
     train: Callable[[], None],
-    net: NeuralNet,
+    net: DeepSupervisionNet,
     n_epochs: int,
     predictor: Callable[[], dict[str, Any]],
     data: dict[str, Any],
@@ -72,12 +71,11 @@ def train_in_tasks(
         return
     context = estimator._init_callback_context(max_subtasks=n_epochs)
     context.call_on_fit_task_begin(estimator=estimator, **data)
-    tasks = EpochTasks(estimator, context, predictor, data)
-    net.callbacks_.append(("epoch_tasks", tasks))
+    net.epoch_tasks_ = EpochTasks(estimator, context, predictor, data)
     try:
         train()
     finally:
-        net.callbacks_.pop()
+        net.epoch_tasks_ = None
     # The weights that are kept may not be those of the last epoch.
     context.call_on_fit_task_end(
         estimator=estimator, reconstruction_attributes={}, **data

@@ -9,13 +9,12 @@ import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import (
-    _check_sample_weight,
     check_consistent_length,
     validate_data,
 )
 
 from sktrm._answers import GridAnswers
-from sktrm._base import BaseTRM
+from sktrm._base import BaseTRM, check_weights
 from sktrm._device import has_cxx_compiler
 from sktrm._encoding import GridEncoder, Grids, as_grids
 from sktrm._recipes import recipe
@@ -139,6 +138,10 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         decides; cell accuracy breaks ties.
     warm_start : bool, default=False
         Let ``fit`` go on with the model of the last ``fit`` instead of a new one.
+        Parameters that were changed in between count if they are about the course of
+        training (``lr``, its schedule and warm-up, ``max_grad_norm``, ``max_epochs``,
+        ``max_time``, ``verbose``), early stopping, or halting at prediction. Those of
+        data, network, loss, optimiser and ``callbacks`` stay the first's.
     device : str, default="auto"
         A torch device; "auto" takes CUDA if there is one, else the CPU.
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
@@ -466,14 +469,14 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         return grids
 
     def _learn_symbols(self, X: Grids, y: Grids, classes: Any = None) -> None:
-        """Learn the encoding; draw the seeds and choose the device of the fit."""
+        """Learn the encoding; settle what a fit does not change later."""
         encoder = GridEncoder(self.ignore_value, self.handle_unknown)
         self._encoder = encoder.fit(X, y, classes)
         self.classes_ = encoder.classes
         self.n_features_in_ = encoder.n_features
         self.n_outputs_ = encoder.n_outputs
         self._sizes = self._model_sizes()
-        self._draw_seeds()
+        self._begin_fit()
 
     def _model_sizes(self) -> dict[str, Any]:
         """Return the sizes of the model for the symbols and grids seen in fit."""
@@ -587,10 +590,10 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         equivariant = "symbols" in self._sizes and self._sizes["mixer"] == "mlp"
         return equivariant and self._device.type == "cpu" and has_cxx_compiler()
 
-    def _make_rows(self, X: Grids, y: Grids, sample_weight: Any) -> Rows:
+    def _make_rows(self, X: Grids, y: Grids, sample_weight: Any, of: str = "") -> Rows:
         """Encode labelled rows; rows of weight zero are left out."""
         inputs, labels = self._encoder.encode_X(X), self._encoder.encode_y(y)
-        weights = _check_sample_weight(sample_weight, inputs, ensure_non_negative=True)
+        weights = check_weights(sample_weight, inputs, of)
         return self._on_device(inputs, labels, weights)
 
     def _split(
@@ -611,7 +614,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         if X_val is not None:
             X_val, y_val = self._check_X(X_val, reset=False), as_grids(y_val, "y_val")
             check_consistent_length(X_val, y_val)
-            return rows, self._make_rows(X_val, y_val, sample_weight_val)
+            return rows, self._make_rows(X_val, y_val, sample_weight_val, "_val")
         if self.early_stopping:
             return self._hold_out(rows)
         return rows, None
@@ -640,12 +643,10 @@ def _weighing(X: Grids, y: Grids, sample_weight: Any) -> tuple[Grids, Grids, Any
     """Leave out the rows of weight zero: their symbols are not learned either."""
     if sample_weight is None:
         return X, y, None
-    weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+    weights = check_weights(sample_weight, X)
     kept = np.flatnonzero(weights)
     if len(kept) == len(weights):
         return X, y, weights
-    if not len(kept):
-        raise ValueError("Every sample_weight is zero: there is no row to learn.")
     return _take(X, kept), _take(y, kept), weights[kept]
 
 

@@ -19,6 +19,10 @@ class Table(NamedTuple):
     def __len__(self) -> int:
         return len(self.columns[0])
 
+    def take(self, rows: np.ndarray) -> "Table":
+        """Return the rows at these indices."""
+        return Table([column[rows] for column in self.columns], self.names)
+
 
 def is_frame(X: Any) -> bool:
     """Tell whether ``X`` is a data frame, pandas' or polars'."""
@@ -80,11 +84,17 @@ def _position(name: Any, names: Sequence[str] | None) -> int:
 def _looks_categorical(X: Any, index: int) -> bool:
     """Tell by its dtype whether a column holds categories."""
     if is_frame(X):
-        return _kind(_safe_indexing(X, index, axis=1)) in "ObUST"
+        series = _safe_indexing(X, index, axis=1)
+        return _kind(series) in "ObUST" and not _is_period(series)
     if X.dtype != object:
         return X.dtype.kind in "bUS"
     # Numbers come as objects, too: only strings and truth values are categories.
     return any(isinstance(value, str | bool | np.bool_) for value in X[:, index])
+
+
+def _is_period(series: Any) -> bool:
+    """Tell pandas' spans of time, which come as objects."""
+    return str(series.dtype).startswith("period[")
 
 
 def _kind(series: Any) -> str:
@@ -121,6 +131,11 @@ def read_table(X: Any, categorical: np.ndarray, estimator_name: str) -> Table:
 
 def _read_array(X: Any, categorical: np.ndarray, estimator_name: str) -> Table:
     """Split an array into columns; those of numbers are checked together."""
+    if X.dtype.kind in "mM":  # as numbers they would be counts of an unnamed unit
+        raise ValueError(
+            f"X holds {X.dtype}; columns must hold numbers or categories. Derive "
+            f"numbers from it, such as a duration or a month."
+        )
     columns: list[np.ndarray] = [np.empty(0)] * X.shape[1]
     numeric = np.flatnonzero(~categorical)
     if len(numeric):
@@ -141,7 +156,7 @@ def _read_array(X: Any, categorical: np.ndarray, estimator_name: str) -> Table:
 def _numbers_of(series: Any, what: str) -> np.ndarray:
     """Return a column of a data frame as float64, missing values as NaN."""
     kind = _kind(series)
-    if kind in "OUST":
+    if kind in "OUST" and not _is_period(series):
         raise ValueError(
             f"{what} holds {series.dtype}, not numbers. Name it in "
             f"categorical_features or leave that at 'from_dtype'."
@@ -163,10 +178,12 @@ def _numbers_of(series: Any, what: str) -> np.ndarray:
 def _categories_of(series: Any, what: str) -> np.ndarray:
     """Return a column as objects, missing values as None."""
     if hasattr(series, "is_null"):  # polars
-        values = np.array(series.to_list(), dtype=object)
+        values = series.to_list()
     else:
         values = np.asarray(series, dtype=object)
-    return np.array([None if is_missing(v, what) else v for v in values], object)
+    categories = (None if is_missing(value, what) else value for value in values)
+    # np.array would make a second dimension of tuples.
+    return np.fromiter(categories, dtype=object, count=len(values))
 
 
 def is_missing(value: Any, what: str) -> bool:
@@ -248,7 +265,8 @@ class Categories:
         missing = counts.pop(None, 0.0)
         # Of equals the one that sorts first: the order of rows must not matter.
         by_count = sorted(counts, key=lambda v: (-counts[v], type(v).__name__, str(v)))
-        frequent = [v for v in by_count if counts[v] >= self.min_frequency]
+        least = self.min_frequency * (1 - 1e-9)  # scaled weights are rounded
+        frequent = [v for v in by_count if counts[v] >= least]
         frequent = frequent[: self.max_categories]
         self.code_of: dict[Hashable, int] = {v: i for i, v in enumerate(frequent)}
         self.n_codes = len(frequent)
@@ -283,16 +301,21 @@ class TableEncoder:
     def fit(
         self, table: Table, categorical: np.ndarray, weights: np.ndarray
     ) -> "TableEncoder":
-        """Learn knots and categories from rows of positive weight."""
+        """Learn knots and categories from rows of positive weight.
+
+        Weights below 1 in the mean are scaled to 1: those that sum to one must not make
+        every category a rare one.
+        """
         self.categorical = categorical
         kept = weights > 0
+        weights = weights[kept] / min(1.0, weights[kept].mean())
         self.numbers = {
-            index: Numbers(self.n_knots).fit(table.columns[index][kept], weights[kept])
+            index: Numbers(self.n_knots).fit(table.columns[index][kept], weights)
             for index in np.flatnonzero(~categorical).tolist()
         }
         self.categories = {
             index: Categories(self.min_frequency, self.max_categories).fit(
-                table.columns[index][kept], weights[kept]
+                table.columns[index][kept], weights
             )
             for index in np.flatnonzero(categorical).tolist()
         }

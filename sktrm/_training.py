@@ -127,6 +127,7 @@ class DeepSupervisionNet(NeuralNet):
             [AveragedModel(self.module_, multi_avg_fn=decay)] if self.ema_decay else []
         )
         self.n_optimizer_steps_ = 0
+        self.epoch_tasks_: Any = None
         self.last_good_ = self._snapshot()
         self.begin(None)
         return self
@@ -142,6 +143,27 @@ class DeepSupervisionNet(NeuralNet):
         self.best_verdict_: Verdict | None = None
         self.best_state_: dict[str, Tensor] | None = None
         self.n_epochs_since_best_ = 0
+
+    def resume(
+        self,
+        trained: dict[str, Tensor],
+        averaged: dict[str, Tensor],
+        n_optimizer_steps: int,
+        n_averaged: int,
+    ) -> None:
+        """Take the weights of another net, as if its steps had been taken here."""
+        self.module_.load_state_dict(trained)
+        for average in self.average_:
+            average.module.load_state_dict(averaged)
+            # At 0 the next step would throw the average away.
+            average.n_averaged.fill_(n_averaged)
+        self.n_optimizer_steps_ = n_optimizer_steps
+        self.last_good_ = self._snapshot()
+
+    @property
+    def n_averaged_(self) -> int:
+        """Steps in the average, 0 if there is none."""
+        return int(self.average_[0].n_averaged) if self.average_ else 0
 
     @property
     def predictor_(self) -> nn.Module:
@@ -262,6 +284,9 @@ class DeepSupervisionNet(NeuralNet):
         except KeyboardInterrupt as stop:
             # skorch's callbacks stop training with this; Ctrl-C is something else.
             raise EarlyStop from stop
+        # Not among skorch's callbacks: in these, Ctrl-C is Ctrl-C.
+        if self.epoch_tasks_ is not None:
+            self.epoch_tasks_.notify(method_name)
         if method_name == "on_epoch_end":
             self._report()
             patience = self.n_iter_no_change

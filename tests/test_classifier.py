@@ -6,13 +6,18 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import TINY, tiny_classifier
+from scipy.special import log_softmax
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import log_loss
 from skorch.callbacks import Callback
 
 from sktrm import TRMClassifier, _classifier
+from sktrm._inference import Solution
+from sktrm._slots import Rows
+from sktrm._tables import UNKNOWN
 
 EXACT = {"dtype": "float64", "batch_size": 10_000, "halt_exploration": 0.0}
 
@@ -127,6 +132,33 @@ class TestAnswers:
         loaded.partial_fit(X, y)
         assert loaded.n_iter_ == fitted.n_iter_ + 1
 
+    def test_pickled_it_keeps_its_average(self, fitted, table):
+        X, y = table
+        still = {"lr": 1e-12, "weight_decay": 0.0}
+        model = clone(fitted).set_params(weight_decay=0.0, max_epochs=5).fit(X, y)
+        loaded = pickle.loads(pickle.dumps(model))
+        assert loaded.net_.n_optimizer_steps_ == model.net_.n_optimizer_steps_
+        here, there = (
+            one.set_params(**still).partial_fit(X, y) for one in (model, loaded)
+        )
+        np.testing.assert_allclose(
+            here.predict_proba(X), there.predict_proba(X), atol=1e-3
+        )
+
+    def test_unpickled_it_recovers_the_weights_it_had(self, fitted):
+        loaded = pickle.loads(pickle.dumps(fitted))
+        trained = loaded.net_.module_.state_dict()
+        _, (good, _) = loaded.net_.last_good_
+        assert all(torch.equal(good[name], trained[name]) for name in trained)
+
+    def test_the_loss_is_that_of_fit(self, fitted, table):
+        X, _ = table
+        before = fitted.predict_proba(X)
+        changed = pickle.loads(pickle.dumps(fitted)).set_params(loss="stablemax")
+        for model in (changed, pickle.loads(pickle.dumps(changed))):
+            np.testing.assert_array_equal(model.predict_proba(X), before)
+            assert model.net_.criterion_.answer == "softmax"
+
     def test_wide_tables_take_attention(self):
         X, y = np.random.RandomState(0).normal(size=(20, 130)), np.arange(20) % 2
         model = tiny_classifier(max_epochs=1)
@@ -166,6 +198,53 @@ class TestWeights:
         )
         np.testing.assert_allclose(plain.predict_proba(X)[0], [0.75, 0.25], atol=0.05)
         np.testing.assert_allclose(balanced.predict_proba(X)[0], [0.5, 0.5], atol=0.05)
+
+    def test_weights_that_sum_to_one_leave_categories_known(self):
+        X = np.random.RandomState(0).choice(["a", "b"], (200, 2)).astype(object)
+        y = X[:, 0] == X[:, 1]
+        model = tiny_classifier(max_epochs=20)
+        assert model.fit(X, y, sample_weight=np.full(200, 1 / 200)).score(X, y) == 1
+
+    def test_balance_is_that_of_the_rows_that_weigh(self):
+        X, y = np.zeros((60, 1)), np.repeat([0, 1, 2], [20, 20, 20])
+        weights = np.repeat([1, 0, 1, 0, 2], [15, 5, 5, 15, 20])
+        model = tiny_classifier(class_weight="balanced", warm_start=True, max_epochs=1)
+        model.fit(X, y, weights)
+        expected = 60 / (3 * np.array([15, 5, 40]))
+        np.testing.assert_allclose(model._class_weight, expected)
+        # Neither what validates nor what a warm start sees changes it.
+        model.fit(X[15:], y[15:], X_val=X[:1], y_val=y[:1])
+        np.testing.assert_allclose(model._class_weight, expected)
+        val = model._make_rows(
+            model._label(*model._check_rows(X, y, None, reset=False))
+        )
+        np.testing.assert_allclose(val.weights, expected[y], rtol=1e-6)
+
+    def test_a_class_of_weight_zero_rows_only_can_be_balanced(self):
+        X, y = np.zeros((30, 1)), np.repeat([0, 1, 2], 10)
+        model = tiny_classifier(class_weight="balanced", max_epochs=1)
+        model.fit(X, y, sample_weight=np.repeat([1, 1, 0], 10))
+        np.testing.assert_array_equal(model._class_weight, np.ones(3))
+
+    def test_classes_that_weigh_nothing(self, table):
+        X, y = table
+        weight = {"yes": 0, "no": 0, "maybe": 1}
+        some = y != "maybe"
+        model = tiny_classifier(class_weight=weight)
+        message = "class_weight must leave a row of y with a positive sample_weight so"
+        with pytest.raises(ValueError, match=message):
+            model.partial_fit(X[some], y[some], classes=np.unique(y))
+        message = "class_weight must leave a row of y_val .* sample_weight_val some"
+        with pytest.raises(ValueError, match=message):
+            model.fit(X, y, X_val=X[some], y_val=y[some])
+
+    @pytest.mark.parametrize("weight", [-1.0, np.inf, np.nan, "much"])
+    def test_weights_of_classes_that_are_none(self, table, weight):
+        message = (
+            rf"class_weight must hold finite numbers .* got {weight!r} for .*'yes'"
+        )
+        with pytest.raises(ValueError, match=message):
+            tiny_classifier(class_weight={"yes": weight}).fit(*table)
 
     def test_a_weight_of_a_class_that_is_none(self, table):
         with pytest.raises(ValueError, match="are not in class_weight"):
@@ -265,13 +344,33 @@ class TestValidation:
         y = np.array(["a"] * 20 + ["b"] * 18 + ["c"] * 2 + ["alone"])
         model = tiny_classifier(early_stopping=True, validation_fraction=0.5)
         model.fit(X, y)
-        rows = model._make_rows(*model._check_rows(X, y, None, reset=False))
-        kept, held_out = model._hold_out(rows, in_classes=True)
-        assert np.unique(kept.labels).tolist() == [0, 1, 2, 3]
-        a, alone, b, _ = np.bincount(held_out.labels[:, 0], minlength=4)
+        labels = np.searchsorted(model.classes_, y)
+        kept, held_out = model._choose_held_out(len(y), labels)
+        assert np.unique(labels[kept]).tolist() == [0, 1, 2, 3]
+        a, alone, b, _ = np.bincount(labels[held_out], minlength=4)
         assert alone == 0
         assert abs(a - b) <= 2
         assert len(held_out) == round(0.5 * 41)
+
+    def test_rows_held_out_teach_the_encoder_nothing(self):
+        X = np.random.RandomState(0).normal(size=(41, 1))
+        y = (X[:, 0] > 0).astype(int)
+        model = tiny_classifier(early_stopping=True).fit(X, y)
+        kept, held_out = model._choose_held_out(len(y), y)
+        X[held_out[0]] = np.nan
+        model.fit(X, y)
+        median = [[np.median(X[kept])]]
+        np.testing.assert_array_equal(
+            model.predict_proba([[np.nan]]), model.predict_proba(median)
+        )
+
+    def test_the_score_is_that_of_the_last_training(self, table):
+        X, y = table
+        model = tiny_classifier(max_epochs=1).fit(X, y, X_val=X, y_val=y)
+        assert hasattr(model, "validation_score_")
+        assert not hasattr(model.partial_fit(X, y), "validation_score_")
+        model.fit(X, y, X_val=X, y_val=y)
+        assert not hasattr(model.fit(X, y), "validation_score_")
 
     def test_no_class_has_a_second_row(self):
         with pytest.raises(ValueError, match="no class in y has a second row"):
@@ -292,12 +391,33 @@ class TestValidation:
         model.fit(X[:200], y[:200], X_val=X_val, y_val=y_val)
         fitted, answers = model.temperature_, model.predict(X_val)
         losses = []
-        for temperature in (fitted, 1.0, 0.95 * fitted, 1.05 * fitted):
+        for temperature in (fitted, 1.0):
             model.temperature_ = temperature
             losses.append(log_loss(y_val, model.predict_proba(X_val)))
             np.testing.assert_array_equal(model.predict(X_val), answers)
         assert fitted != 1
-        assert losses[0] == min(losses)
+        assert losses[0] < losses[1]
+
+    @pytest.mark.parametrize(
+        ("n_rows", "n_wrong", "logit", "low", "high"),
+        [
+            (30, 0, 4.0, 0.85, 1.0),  # few rows without an error: next to nothing
+            (1000, 200, 4.0, 2.6, 3.0),  # 80 % right, 98 % sure: 4 / log(4) = 2.9
+            (30, 6, 4.0, 1.1, 2.6),
+        ],
+        ids=["clean", "overconfident", "few"],
+    )
+    def test_the_temperature_takes_rows_to_move(
+        self, n_rows, n_wrong, logit, low, high, monkeypatch
+    ):
+        logits = np.tile([0.0, logit], (n_rows, 1))
+        labels = torch.ones(n_rows, 1, dtype=torch.long)
+        labels[:n_wrong] = 0
+        model = tiny_classifier()
+        answers = Solution(log_softmax(logits, axis=1), None, None)
+        monkeypatch.setattr(model, "_solve", lambda *_: answers)
+        rows = Rows(torch.zeros(n_rows, 1), labels, torch.ones(n_rows))
+        assert low < model._find_temperature(rows) < high
 
     def test_class_weights_count_in_validation(self, table):
         X, y = table
@@ -403,7 +523,13 @@ class TestBadInput:
     def test_categories_never_seen(self, fitted, table):
         X, _ = table
         proba = fitted.predict_proba(X.assign(colour="violet"))
-        assert np.isfinite(proba).all()
+        other = fitted.predict_proba(X.assign(colour="mauve"))
+        np.testing.assert_array_equal(other, proba)
+        rows = fitted._questions(X)
+        rows[:, 2] = UNKNOWN  # numbers stand first
+        unknown = fitted._solve(rows, fitted._read, None).answers
+        np.testing.assert_array_equal(np.exp(fitted._temper(unknown)), proba)
+        assert not np.allclose(fitted.predict_proba(X), proba)
 
     @pytest.mark.parametrize("what", ["frame", "array"])
     def test_infinity(self, table, what):
@@ -447,6 +573,9 @@ class TestBadInput:
         y[7] = "hapax"
         model = tiny_classifier(early_stopping=True).fit(X, y)
         assert model.classes_.tolist() == ["hapax", "maybe", "no", "yes"]
+        kept, held_out = model._choose_held_out(len(y), np.unique(y, False, True)[1])
+        assert 7 in kept
+        assert len(held_out) == 30
 
     def test_no_weight_is_left(self, table):
         X, y = table

@@ -157,9 +157,10 @@ class TestSearches:
 
     def test_grid_over_a_pipeline(self, table):
         pipeline = make_pipeline(scaled(), fast(categorical_features=[2]))
-        grid = {"trmclassifier__mixer": ["mlp", "attention"]}
+        pipeline.set_params(trmclassifier__max_epochs=10)
+        grid = {"trmclassifier__lr": self.GRID["lr"]}
         search = GridSearchCV(pipeline, grid, cv=2).fit(*table)
-        assert search.best_params_["trmclassifier__mixer"] in ("mlp", "attention")
+        assert search.best_params_ == {"trmclassifier__lr": 0.02}
 
 
 class TestValidation:
@@ -356,11 +357,14 @@ class TestProgress:
 
     def test_the_fit_is_scored_with_the_weights_that_are_kept(self, table):
         X, y = table
-        monitor = self.callback.ScoringMonitor(scoring="accuracy")
+        monitor = self.callback.ScoringMonitor(scoring=["accuracy", "neg_log_loss"])
         model = fast(max_epochs=6, lr=0.05, early_stopping=False)
         model.set_callbacks(monitor).fit(X, y, X_val=X, y_val=y)
-        fit, *epochs = (row["accuracy"] for row in monitor.get_logs().data)
-        assert fit == max(epochs) == model.score(X, y)
+        fit, *epochs = monitor.get_logs().data
+        best = max(epoch["accuracy"] for epoch in epochs)
+        assert fit["accuracy"] == best == model.score(X, y)
+        assert model.temperature_ != 1
+        assert fit["neg_log_loss"] == -log_loss(y, model.predict_proba(X))
 
     def test_weights_are_metadata_of_the_scores(self, table):
         X, y = table
@@ -398,6 +402,29 @@ class TestProgress:
         assert model.n_iter_ == 3
         assert enough.torn_down
 
+    @pytest.mark.parametrize("moment", ["begin", "end"])
+    def test_ctrl_c_in_a_callback_is_ctrl_c(self, table, moment):
+        class Impatient:
+            def setup(self, estimator, context): ...
+
+            def teardown(self, estimator, context): ...
+
+            def on_fit_task_begin(self, estimator, context):
+                self.interrupt("begin", context)
+
+            def on_fit_task_end(self, estimator, context):
+                self.interrupt("end", context)
+
+            def interrupt(self, now, context):
+                if now == moment and context.task_name == "epoch":
+                    raise KeyboardInterrupt
+
+        model = fast().set_callbacks(Impatient())
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(*table)
+        assert len(model.predict(table[0])) == len(table[0])
+        assert model.net_.epoch_tasks_ is None
+
     def test_warm_starts_and_partial_fits_are_followed_too(self, table):
         X, y = table
         monitor = self.callback.ScoringMonitor(scoring="accuracy")
@@ -406,7 +433,7 @@ class TestProgress:
         model.partial_fit(X, y)
         runs = [len(log.data) for log in monitor.get_logs(select="all")]
         assert runs == [3, 3, 2]
-        assert not any("epoch_tasks" in name for name, _ in model.net_.callbacks_)
+        assert model.net_.epoch_tasks_ is None
 
     def test_a_solver_is_followed_too(self, copies):
         seen = []

@@ -283,6 +283,13 @@ class TestScikitLearn:
         assert solver.n_iter_ == 6
         assert tiny_solver(max_epochs=3).fit(X, y).fit(X, y).n_iter_ == 3
 
+    def test_the_loss_is_that_of_fit(self, copies):
+        X, y = copies
+        solver = tiny_solver().fit(X, y)
+        before = solver.predict_proba(X[:5])
+        solver.set_params(loss="stablemax")
+        np.testing.assert_array_equal(solver.predict_proba(X[:5]), before)
+
     def test_partial_fit_learns_over_many_calls(self, copies):
         X, y = copies
         solver = tiny_solver(lr=3e-3, n_supervision_steps=4, hidden_size=64)
@@ -396,8 +403,13 @@ class TestBadInput:
             tiny_solver().fit(*copies, X_val=copies[0])
 
     def test_all_weights_zero(self, copies):
-        with pytest.raises(ValueError, match=r"weight is zero|one non-zero"):
+        with pytest.raises(ValueError, match="sample_weight must contain at least"):
             tiny_solver().fit(*copies, sample_weight=np.zeros(200))
+
+    def test_all_weights_of_validation_zero(self, copies):
+        val = {"X_val": copies[0], "y_val": copies[1]}
+        with pytest.raises(ValueError, match="sample_weight_val must contain at"):
+            tiny_solver().fit(*copies, **val, sample_weight_val=np.zeros(200))
 
     def test_nothing_to_learn(self, copies):
         X, y = copies

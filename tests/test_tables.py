@@ -321,3 +321,41 @@ def test_rows_of_weight_zero_teach_the_encoder_nothing():
     assert weighted.n_bins == without.n_bins
     assert weighted.n_categories == without.n_categories
     np.testing.assert_array_equal(weighted.encode(table), without.encode(table))
+
+
+@pytest.mark.parametrize("scale", [1 / 200, 1e-9, 1.0, 3.0])
+def test_the_scale_of_small_weights_makes_no_category_rare(scale):
+    words = np.random.RandomState(0).choice(["a", "b"], (200, 2)).astype(object)
+    table = read_table(words, np.ones(2, dtype=bool), "TRMClassifier")
+    encoder = TableEncoder(8, 2, 255)
+    encoder.fit(table, np.ones(2, dtype=bool), np.full(200, scale))
+    assert encoder.n_categories == [2, 2]
+    assert len(np.unique(encoder.encode(table), axis=0)) == 4
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_tuples_are_categories_like_others(library):
+    frames = pytest.importorskip(library)
+    pairs = [(1, 2), (3, 4), (1, 2)]
+    kind = {"dtype": frames.Object} if library == "polars" else {}
+    frame = frames.DataFrame({"pair": frames.Series(pairs, **kind)})
+    (column,) = read_table(frame, np.array([True]), "TRMClassifier").columns
+    assert column.tolist() == pairs
+    np.testing.assert_array_equal(fit_categories([*"ab"]).encode(column), [UNKNOWN] * 3)
+
+
+@pytest.mark.parametrize("dtype", ["datetime64[D]", "timedelta64[s]"])
+def test_arrays_of_times_are_no_numbers(dtype):
+    X = np.arange(4).reshape(4, 1).astype(dtype)
+    mask = find_categorical(X, "from_dtype", None)
+    with pytest.raises(ValueError, match=r"X holds .*64\[.*must hold numbers or cat"):
+        read_table(X, mask, "TRMClassifier")
+
+
+def test_periods_are_no_categories():
+    frame = pd.DataFrame({"month": pd.period_range("2020-01", periods=3, freq="M")})
+    mask = find_categorical(frame, "from_dtype", list(frame))
+    with pytest.raises(
+        ValueError, match=r"'month' holds period.* must hold numbers or"
+    ):
+        read_table(frame, mask, "TRMClassifier")
