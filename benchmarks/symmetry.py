@@ -8,6 +8,7 @@ learning rates; the best on validation rows meets the test rows. Prints one tabl
 import argparse
 
 import numpy as np
+import torch
 
 from sktrm import TRMSolver
 from sktrm.datasets import make_sudoku
@@ -36,7 +37,12 @@ def tasks(n):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=75)
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--rates", type=float, nargs="*", default=RATES)
+    parser.add_argument("--threads", type=int, help="for torch")
+    args = parser.parse_args()
+    seconds, rates = args.seconds, args.rates
+    if args.threads:
+        torch.set_num_threads(args.threads)
     print(
         f"{'task':<30}{'network':<14}{'parameters':<12}{'rate':<8}"
         f"{'validation':<12}{'test':<8}cells"
@@ -54,7 +60,7 @@ def main():
                     max_time=seconds,
                     random_state=0,
                 ).fit(X[train], y[train])
-                for lr in RATES
+                for lr in rates
             ]
             scores = [s.score(X[validation], y[validation]) for s in solvers]
             best = int(np.argmax(scores))
@@ -63,7 +69,7 @@ def main():
             exact = right.reshape(len(test), -1).all(axis=1).mean()
             size = sum(p.numel() for p in solvers[best].module_.parameters())
             print(
-                f"{task:<30}{network:<14}{size:<12}{RATES[best]:<8}"
+                f"{task:<30}{network:<14}{size:<12}{rates[best]:<8}"
                 f"{scores[best]:<12.3f}{exact:<8.3f}{right.mean():.3f}",
                 flush=True,
             )
