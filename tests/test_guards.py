@@ -141,8 +141,10 @@ def shortened(init):
     """Wrap an estimator's ``__init__`` such that training is cut short."""
 
     def short(self, **parameters):
-        small = {"hidden_size": 16, "n_heads": 1, "max_epochs": 1}
-        init(self, **{**parameters, **small, "n_supervision_steps": 1})
+        # Sizes that a page names stay: those of stored weights must fit these.
+        small = {"hidden_size": 16, "n_heads": 1}
+        short = {"max_epochs": 1, "n_supervision_steps": 1}
+        init(self, **{**small, **parameters, **short})
 
     short.__signature__ = inspect.signature(init)
     return short

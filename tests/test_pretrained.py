@@ -22,6 +22,7 @@ from sktrm.augmentation import (
     Transform,
     Translation,
 )
+from sktrm.datasets import is_solved_sudoku, make_sudoku
 
 
 def round_trip(solver, tmp_path, dtype="float32"):
@@ -276,3 +277,9 @@ def test_the_folder_is_part_of_the_package():
     ignored = (ROOT / ".gitignore").read_text().split()
     assert not [p for p in ignored if re.search(r"weights|safetensors|\.md", p)]
     assert sktrm._pretrained.WEIGHTS == FOLDER
+
+
+def test_the_model_of_the_package_solves_sudokus():
+    X, y = make_sudoku(20, n_clues=30, random_state=0)
+    solver = load_pretrained("sudoku-extreme", device="cpu", dtype="float32")
+    assert solver.score(X, y, n_rollouts=4, verifier=is_solved_sudoku) == 1
