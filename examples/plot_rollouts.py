@@ -17,11 +17,11 @@ from sktrm.datasets import is_solved_sudoku, make_sudoku
 # -----------------------------------------
 # A short training leaves something to do.
 
-X, y = make_sudoku(2100, box=(2, 3), n_clues=10, random_state=0)
-X_train, y_train, X_test, y_test = X[:2000], y[:2000], X[2000:], y[2000:]
+X, y = make_sudoku(1100, box=(2, 3), n_clues=10, random_state=0)
+X_train, y_train, X_test, y_test = X[:1000], y[:1000], X[1000:], y[1000:]
 solver = TRMSolver(
     symbols="interchangeable",
-    max_epochs=2,
+    max_epochs=4,
     random_state=0,
 ).fit(X_train, y_train)
 
@@ -44,7 +44,9 @@ solver.halt_threshold = 0.95
 
 tries = [1, 2, 4, 8]
 chosen = {
-    name: [solver.score(X_test, y_test, n_rollouts=k, **how) for k in tries]
+    name: [
+        solver.score(X_test, y_test, n_rollouts=k, max_steps=8, **how) for k in tries
+    ]
     for name, how in (
         ("first that halts", {}),
         ("vote", {"choose": "vote"}),
