@@ -10,7 +10,7 @@ __all__ = ["CallbackSupportMixin", "train_in_tasks"]
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
 except ImportError:  # before scikit-learn 1.9
-
+    # The type checker sees both definitions; an import gives one of them.
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Stands for scikit-learn's, without ``set_callbacks``."""
 
@@ -56,6 +56,7 @@ class EpochTasks:
         }
 
 
+# scikit-learn has no annotations, so the decorator has none.
 @with_callbacks  # type: ignore[untyped-decorator]
 def train_in_tasks(
     estimator: Any,

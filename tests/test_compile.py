@@ -40,7 +40,7 @@ def test_compiled_training_is_the_plain_one(sudokus):
     ("error", "reason"),
     [
         (RuntimeError("no compiler\nand a long story"), "no compiler"),
-        (NotImplementedError(), "NotImplementedError"),
+        (NotImplementedError(), "NotImplementedError"),  # an error without a text
     ],
 )
 def test_without_a_compiler_training_goes_on_with_a_warning(

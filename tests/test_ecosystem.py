@@ -12,7 +12,9 @@ from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.ensemble import StackingClassifier, VotingClassifier
-from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.experimental import (
+    enable_halving_search_cv,  # noqa: F401 - to import it is to enable the search
+)
 from sklearn.frozen import FrozenEstimator
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
@@ -336,6 +338,7 @@ def test_there_are_callbacks_if_scikit_learn_has_them():
     assert hasattr(fast(), "set_callbacks") == HAS_CALLBACKS
 
 
+# There is nothing to test where scikit-learn has no callbacks; `make check` has them.
 @pytest.mark.skipif(not HAS_CALLBACKS, reason="they came with scikit-learn 1.9")
 class TestProgress:
     """scikit-learn's own callbacks."""
