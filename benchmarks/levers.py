@@ -88,14 +88,7 @@ class WinnerNet(training.DeepSupervisionNet):
         flat = torch.arange(n_rows) * n_starts + winner
         # Every try learns to judge itself; the best alone learns to answer.
         loss = answer[flat].mean() + training.HALT_WEIGHT * halt.mean()
-        self._zero_grad_optimizer()
-        loss.backward()
-        self._guard(loss, self._clip())
-        self._set_lr()
-        self.optimizer_.step()
-        self.n_optimizer_steps_ += 1
-        for average in self.average_:
-            average.update_parameters(self.module_)
+        self.descend(loss, batch)
         kept = Carry(*(s.view(n_rows, n_starts, *s.shape[1:]) for s in output.carry))
         halts = output.halt_logit.view(n_rows, n_starts).amax(1)
         self.slots.advance(StepOutput(kept, output.answer_logits, halts))

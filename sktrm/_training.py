@@ -184,6 +184,12 @@ class DeepSupervisionNet(NeuralNet):
         self._set_training(True)
         output = self.module_(batch.inputs, batch.carry, fresh=batch.fresh)
         loss = self.criterion_(output, batch.labels, batch.weights)
+        self.descend(loss, batch)
+        self.slots.advance(output)
+        return {"loss": loss.detach(), "y_pred": output.answer_logits.detach()}
+
+    def descend(self, loss: Tensor, batch: SlotBatch) -> None:
+        """Take one step of the optimiser and of the average, or raise Divergence."""
         self._zero_grad_optimizer()
         loss.backward()
         self.notify(
@@ -198,8 +204,6 @@ class DeepSupervisionNet(NeuralNet):
         self.n_optimizer_steps_ += 1
         for average in self.average_:
             average.update_parameters(self.module_)
-        self.slots.advance(output)
-        return {"loss": loss.detach(), "y_pred": output.answer_logits.detach()}
 
     def _clip(self) -> Tensor:
         """Clip the gradient to ``max_grad_norm``; return its norm before."""

@@ -89,7 +89,10 @@ class TestBeyondTheChecks:
         instance = usual(estimator, max_epochs=2, random_state=0)
         if estimator is TRMSolver:
             instance.set_params(handle_unknown="ignore")
+        before = repr(instance)
+        # The check raises an AssertionError of its own where the contract is broken.
         getattr(estimator_checks, check)(estimator.__name__, instance)
+        assert repr(instance) == before
 
     def test_same_seed_same_model(self, estimator):
         assert not get_tags(estimator()).non_deterministic
