@@ -4,30 +4,18 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
-import torch
 from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import (
-    check_consistent_length,
-    validate_data,
-)
 
 from sktrm._answers import GridAnswers
-from sktrm._base import BaseTRM, check_weights
-from sktrm._device import has_cxx_compiler
-from sktrm._encoding import GridEncoder, Grids, as_grids
+from sktrm._base import BaseTRM
 from sktrm._recipes import recipe
-from sktrm._slots import Rows
-from sktrm.augmentation import Augmentation, TokenSpace, find_symmetries
-from sktrm.nn import TinyRecursionModel, build_equivariant
+from sktrm._task import GridTask, weighing
+from sktrm.augmentation import Augmentation
 from sktrm.nn.blocks import POSITIONS
 
-# Beyond this, token mixing costs more than attention and learns slower.
-_LONGEST_TOKEN_MIXING = 128
 
-
-class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
+class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
     """Solve puzzles and transform grids with a tiny recursive network.
 
     The network answers a question, looks at its own answer, improves it, and stops when
@@ -397,7 +385,7 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         self._validate_params()
         goes_on = self.warm_start and hasattr(self, "net_")
         X, y = self._check_X_y(X, y, reset=not goes_on)
-        X, y, sample_weight = _weighing(X, y, sample_weight)
+        X, y, sample_weight = weighing(X, y, sample_weight)
         if not goes_on:
             self._learn_symbols(X, y)
         rows, held_out = self._split(
@@ -447,208 +435,9 @@ class TRMSolver(GridAnswers, ClassifierMixin, BaseTRM):
         self._train(rows, None, None, X=X, y=y, metadata=given)
         return self
 
-    def _check_X_y(self, X: Any, y: Any, *, reset: bool) -> tuple[Grids, Grids]:
-        """Check questions and answers of training."""
-        if y is None:
-            raise ValueError(
-                f"This {type(self).__name__} estimator requires y to be passed, but "
-                f"the target y is None."
-            )
-        X, y = self._check_X(X, reset=reset), as_grids(y, "y")
-        check_consistent_length(X, y)
-        return X, y
-
-    def _check_X(self, X: Any, *, reset: bool) -> Grids:
-        """Check questions; learn or compare their number of cells and their names."""
-        if hasattr(X, "columns"):  # wrong names first: they may explain the rest
-            validate_data(self, X, skip_check_array=True, reset=reset)
-        # Where unknown symbols are ignored, any number may be one.
-        grids = as_grids(X, "X", continuous=self.handle_unknown == "ignore")
-        if isinstance(grids, np.ndarray) and grids.ndim == 2:
-            validate_data(self, X, skip_check_array=True, reset=reset)
-        return grids
-
-    def _learn_symbols(self, X: Grids, y: Grids, classes: Any = None) -> None:
-        """Learn the encoding; settle what a fit does not change later."""
-        encoder = GridEncoder(self.ignore_value, self.handle_unknown)
-        self._encoder = encoder.fit(X, y, classes)
-        self.classes_ = encoder.classes
-        self.n_features_in_ = encoder.n_features
-        self.n_outputs_ = encoder.n_outputs
-        self._sizes = self._model_sizes()
-        self._begin_fit()
-
-    def _model_sizes(self) -> dict[str, Any]:
-        """Return the sizes of the model for the symbols and grids seen in fit."""
-        mixer = self.mixer
-        if mixer == "auto":
-            fixed = self._encoder.x_shape is not None
-            short = self._encoder.length <= _LONGEST_TOKEN_MIXING
-            mixer = "mlp" if fixed and short else "attention"
-        hidden_size, expansion = self.hidden_size, self.expansion
-        if hidden_size == "auto":
-            hidden_size = 128 if self.symbols is None else 32
-        if expansion == "auto":
-            expansion = 4.0 if self.symbols is None else 2.0
-        sizes = {
-            "n_tokens": self._encoder.vocabulary.n_tokens,
-            "length": self._encoder.length,
-            "hidden_size": hidden_size,
-            "n_layers": self.n_layers,
-            "n_heads": self.n_heads,
-            "expansion": expansion,
-            "mixer": mixer,
-            "positions": self.positions,
-            "n_latent_recursions": self.n_latent_recursions,
-            "n_deep_recursions": self.n_deep_recursions,
-        }
-        if self.symbols is None:
-            return {**sizes, "n_prefix_tokens": self.n_prefix_tokens}
-        return {**sizes, "symbols": self._symbol_tokens()}
-
-    def _symbol_tokens(self) -> tuple[int, ...]:
-        """Return the tokens of the interchangeable symbols."""
-        token_of, symbols = self._encoder.vocabulary.token_of, self.symbols
-        if isinstance(symbols, str):
-            if symbols != "interchangeable":
-                raise ValueError(
-                    f"symbols must be 'interchangeable', a sequence or None, "
-                    f"got {symbols!r}."
-                )
-            symbols = self._encoder.answer_symbols
-        symbols = _listed(symbols)
-        if self.ignore_value is not None and self.ignore_value in symbols:
-            raise ValueError(
-                f"symbols must not hold ignore_value, {self.ignore_value!r}: cells "
-                f"that are not scored cannot be exchanged for others."
-            )
-        unknown = [symbol for symbol in symbols if symbol not in token_of]
-        if unknown:
-            raise ValueError(
-                f"symbols names {unknown[0]!r}, which occurs neither in X nor in y."
-            )
-        if len(symbols) < 2:
-            raise ValueError(
-                f"symbols must hold at least two symbols to exchange, got {symbols}."
-            )
-        if self.n_prefix_tokens:
-            raise ValueError("n_prefix_tokens must be 0 with symbols.")
-        return tuple(token_of[symbol] for symbol in symbols)
-
-    # What augmentation="auto" found in the data.
-    _found_symmetries: Sequence[Augmentation] = ()
-
-    def _augmentations(self, space: TokenSpace) -> list[Augmentation]:
-        """Return the augmentations as a list, each checked against the task."""
-        given = self.augmentation
-        if given is None:
-            return []
-        if isinstance(given, str):
-            return list(self._found_symmetries)
-        augmentations = [given] if isinstance(given, Augmentation) else list(given)
-        for augmentation in augmentations:
-            if not isinstance(augmentation, Augmentation):
-                raise ValueError(
-                    f"augmentation must hold sktrm.augmentation objects, got "
-                    f"{augmentation!r}."
-                )
-            augmentation.check(space)
-        return augmentations
-
-    def _find_symmetries(self, rows: Rows) -> None:
-        """Look for the symmetries that ``augmentation="auto"`` takes."""
-        if isinstance(self.augmentation, str):
-            inputs, labels = rows.inputs.cpu().numpy(), rows.labels.cpu().numpy()
-            self._found_symmetries = find_symmetries(inputs, labels, self._space())
-
-    def _space(self) -> TokenSpace:
-        """Describe the task to augmentations."""
-        encoder = self._encoder
-        return TokenSpace(
-            canvas=encoder.canvas,
-            n_tokens=encoder.vocabulary.n_tokens,
-            token_of=encoder.vocabulary.token_of,
-            answer_tokens=encoder.answer_tokens,
-            ragged=encoder.one_shape is None,
-        )
-
-    def _make_model(self, generator: torch.Generator) -> TinyRecursionModel:
-        """Build a model of the sizes that fit decided on."""
-        build = (
-            build_equivariant if "symbols" in self._sizes else TinyRecursionModel.build
-        )
-        return self._with_dtype(build(**self._sizes, generator=generator))
-
-    def _learning_rate(self) -> float:
-        """Return ``lr``, or what stands for "auto"."""
-        if isinstance(self.lr, str):
-            return 2e-3 if self.symbols is None else 4e-3
-        return self.lr
-
-    def _gains_from_compiling(self) -> bool:
-        """Tell whether training is known to be faster with a compiled network."""
-        equivariant = "symbols" in self._sizes and self._sizes["mixer"] == "mlp"
-        return equivariant and self._device.type == "cpu" and has_cxx_compiler()
-
-    def _make_rows(self, X: Grids, y: Grids, sample_weight: Any, of: str = "") -> Rows:
-        """Encode labelled rows; rows of weight zero are left out."""
-        inputs, labels = self._encoder.encode_X(X), self._encoder.encode_y(y)
-        weights = check_weights(sample_weight, inputs, of)
-        return self._on_device(inputs, labels, weights)
-
-    def _split(
-        self,
-        X: Grids,
-        y: Grids,
-        sample_weight: Any,
-        X_val: Any,
-        y_val: Any,
-        sample_weight_val: Any,
-    ) -> tuple[Rows, Rows | None]:
-        """Encode the rows to train on and those to validate on, if any."""
-        if (X_val is None) != (y_val is None):
-            raise ValueError("X_val and y_val must be given together.")
-        if X_val is None and sample_weight_val is not None:
-            raise ValueError("sample_weight_val must be None without X_val and y_val.")
-        rows = self._make_rows(X, y, sample_weight)
-        if X_val is not None:
-            X_val, y_val = self._check_X(X_val, reset=False), as_grids(y_val, "y_val")
-            check_consistent_length(X_val, y_val)
-            return rows, self._make_rows(X_val, y_val, sample_weight_val, "_val")
-        if self.early_stopping:
-            return self._hold_out(rows)
-        return rows, None
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         tags.input_tags.categorical = True
         tags.input_tags.three_d_array = True
         return tags
-
-
-def _listed(symbols: Any) -> list[Any]:
-    """Return distinct symbols as Python objects."""
-    try:
-        values = [s.item() if isinstance(s, np.generic) else s for s in symbols]
-        return list(dict.fromkeys(values))
-    except TypeError as error:
-        raise ValueError(
-            f"symbols must be 'interchangeable', a sequence of symbols or None, got "
-            f"{symbols!r}."
-        ) from error
-
-
-def _weighing(X: Grids, y: Grids, sample_weight: Any) -> tuple[Grids, Grids, Any]:
-    """Leave out the rows of weight zero: their symbols are not learned either."""
-    if sample_weight is None:
-        return X, y, None
-    weights = check_weights(sample_weight, X)
-    kept = np.flatnonzero(weights)
-    if len(kept) == len(weights):
-        return X, y, weights
-    return _take(X, kept), _take(y, kept), weights[kept]
-
-
-def _take(grids: Grids, rows: np.ndarray) -> Grids:
-    return [grids[i] for i in rows] if isinstance(grids, list) else grids[rows]

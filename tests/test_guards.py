@@ -32,6 +32,8 @@ LAYERS = [
         "_pretrained",
         "_solver",
         "_table_answers",
+        "_table_task",
+        "_task",
         "inspection",
     },
     {"__init__"},

@@ -1,0 +1,164 @@
+"""What a classifier learns of its table before it trains: labels, columns, sizes."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from sklearn.utils import column_or_1d, compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_array, check_consistent_length
+
+from sktrm._base import BaseTRM, check_weights
+from sktrm._slots import Rows
+from sktrm._tables import Table, TableEncoder, is_missing
+from sktrm.nn import TinyRecursionModel, build_table_model
+
+# Beyond this, token mixing costs more than attention.
+_WIDEST_TOKEN_MIXING = 128
+
+
+class TableTask(BaseTRM):
+    """From tables and parameters to encoded rows and the sizes of a model.
+
+    The host class, :class:`~sktrm.TRMClassifier`, has the parameters.
+    """
+
+    n_knots: int
+    min_frequency: int
+    max_categories: int
+    class_weight: Any
+    classes_: np.ndarray
+    is_categorical_: np.ndarray
+    _check_X: Any
+    _encode: Any
+
+    def _split(
+        self, rows: "Labelled", X_val: Any, y_val: Any, sample_weight_val: Any
+    ) -> tuple["Labelled", "Labelled | None"]:
+        """Return the rows to train on and those to validate on, if any."""
+        if (X_val is None) != (y_val is None):
+            raise ValueError("X_val and y_val must be given together.")
+        if X_val is not None:
+            checked = self._check_rows(
+                X_val, y_val, sample_weight_val, reset=False, of="_val"
+            )
+            return rows, self._label(*checked, of="_val")
+        if sample_weight_val is not None:
+            raise ValueError("sample_weight_val must be None without X_val and y_val.")
+        n_rows = len(rows.labels)
+        if self._stops_early(n_rows, held_out=False):
+            kept, held_out = self._choose_held_out(n_rows, rows.labels)
+            return rows.take(kept), rows.take(held_out)
+        return rows, None
+
+    def _check_rows(
+        self, X: Any, y: Any, sample_weight: Any, *, reset: bool, of: str = ""
+    ) -> tuple[Table, np.ndarray, np.ndarray]:
+        """Check labelled rows; ``of`` ends the names of the parameters they are."""
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but "
+                f"the target y is None."
+            )
+        table = self._check_X(X, reset=reset)
+        y = _check_labels(y, f"y{of}")
+        check_consistent_length(table.columns[0], y)
+        return table, y, check_weights(sample_weight, y, of)
+
+    def _label(
+        self, table: Table, y: np.ndarray, weights: np.ndarray, of: str = ""
+    ) -> "Labelled":
+        """Code the labels of checked rows; those of weight zero are left out."""
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"y{of} holds {unknown[:1].tolist()[0]!r}, which is none of the "
+                f"classes {self.classes_.tolist()}."
+            )
+        labels = np.searchsorted(self.classes_, y)
+        kept = np.flatnonzero(weights * self._class_weight[labels])
+        if not len(kept):
+            raise ValueError(
+                f"class_weight must leave a row of y{of} with a positive "
+                f"sample_weight{of} some weight, got {self.class_weight!r}."
+            )
+        return Labelled(table, labels, weights).take(kept)
+
+    def _weigh_classes(self, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Return the weight of each class in the loss, (n_classes,)."""
+        of_class = np.ones(len(self.classes_))
+        if isinstance(self.class_weight, dict):
+            for label, weight in self.class_weight.items():
+                if (
+                    not isinstance(weight, int | float | np.number)
+                    or not 0 <= weight < np.inf
+                ):
+                    raise ValueError(
+                        f"class_weight must hold finite numbers of at least 0, got "
+                        f"{weight!r} for class {label!r}."
+                    )
+            of_class = compute_class_weight(
+                self.class_weight, classes=self.classes_, y=self.classes_
+            )
+        elif self.class_weight == "balanced":
+            labels = np.searchsorted(self.classes_, y)
+            total = np.bincount(labels, weights, minlength=len(self.classes_))
+            there = total > 0
+            of_class[there] = total.sum() / (there.sum() * total[there])
+        return of_class
+
+    def _learn_columns(self, rows: "Labelled") -> None:
+        """Learn the encoding, of the rows to train on alone, and the sizes."""
+        table = rows.table
+        encoder = TableEncoder(self.n_knots, self.min_frequency, self.max_categories)
+        self._encoder = encoder.fit(table, self.is_categorical_, rows.weights)
+        self._sizes: dict[str, Any] = {
+            "n_bins": encoder.n_bins,
+            "n_categories": encoder.n_categories,
+            "n_classes": len(self.classes_),
+            "hidden_size": self.hidden_size,
+            "n_layers": self.n_layers,
+            "n_heads": self.n_heads,
+            "expansion": self.expansion,
+            "mixer": self._choose_mixer(table),
+            "n_latent_recursions": self.n_latent_recursions,
+            "n_deep_recursions": self.n_deep_recursions,
+        }
+
+    def _choose_mixer(self, table: Table) -> str:
+        if self.mixer != "auto":
+            return self.mixer
+        return "mlp" if len(table.columns) <= _WIDEST_TOKEN_MIXING else "attention"
+
+    def _make_rows(self, rows: "Labelled") -> Rows:
+        """Encode rows and put them on the device."""
+        weights = rows.weights * self._class_weight[rows.labels]
+        return self._on_device(self._encode(rows.table), rows.labels[:, None], weights)
+
+    def _make_model(self, generator: torch.Generator) -> TinyRecursionModel:
+        """Build a model of the sizes that fit decided on."""
+        return self._with_dtype(build_table_model(**self._sizes, generator=generator))
+
+
+class Labelled(NamedTuple):
+    """Checked rows of positive weight."""
+
+    table: Table
+    labels: np.ndarray  # (n,), indices of classes
+    weights: np.ndarray  # (n,), sample weights, without those of the classes
+
+    def take(self, rows: np.ndarray) -> "Labelled":
+        """Return the rows at these indices."""
+        return Labelled(self.table.take(rows), self.labels[rows], self.weights[rows])
+
+
+def _check_labels(y: Any, name: str) -> np.ndarray:
+    """Return labels (n,); raise if one is missing."""
+    y = check_array(
+        y, ensure_2d=False, dtype=None, ensure_all_finite="allow-nan", input_name=name
+    )
+    y = column_or_1d(y, warn=True)
+    if y.dtype.kind in "fO" and any(is_missing(label, name) for label in y.tolist()):
+        raise ValueError(f"Input {name} contains NaN or None: every row needs a label.")
+    check_classification_targets(y)
+    return y
