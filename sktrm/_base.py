@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sktrm._device import DTYPES, choose_device, choose_dtype
 from sktrm._inference import Solution, solve, stages
+from sktrm._optimizers import BETAS, OPTIMIZERS
 from sktrm._progress import CallbackSupportMixin, train_in_tasks
 from sktrm._slots import Rows, Slots
 from sktrm._training import LR_SCHEDULES, DeepSupervisionNet
@@ -52,6 +53,7 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
         "n_deep_recursions": _POSITIVE,
         "n_supervision_steps": _POSITIVE,
         "loss": [StrOptions(set(ANSWER_LOSSES))],
+        "optimizer": [StrOptions({"auto", *OPTIMIZERS})],
         "lr": [Interval(Real, 0, None, closed="neither"), StrOptions({"auto"})],
         "lr_schedule": [StrOptions(set(LR_SCHEDULES))],
         "lr_warmup_steps": [Interval(Integral, 0, None, closed="left")],
@@ -133,6 +135,7 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
             "lr_schedule": self.lr_schedule,
             "lr_warmup_steps": self.lr_warmup_steps,
             "max_grad_norm": self.max_grad_norm,
+            "depth_curriculum": self._depth_curriculum(),
             "max_steps": self._steps_at_most(),
             "max_time": self.max_time,
             "halt_threshold": self.halt_threshold,
@@ -147,8 +150,8 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
             slots=slots,
             criterion__answer=self._loss,
             ema_decay=self.ema_decay,
-            optimizer=torch.optim.AdamW,
-            optimizer__betas=(0.9, 0.95),
+            optimizer=OPTIMIZERS[self._optimizer()],
+            optimizer__betas=BETAS,
             optimizer__weight_decay=self.weight_decay,
             batch_size=self.batch_size,
             train_split=None,
@@ -176,7 +179,7 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
         if n_epochs and self._is_worth_compiling(len(rows) * n_epochs):
             sizes = (self._n_slots, *rows.inputs.shape[1:])
             if not net.module_.is_compiled_for(self._n_slots):
-                net.module_.compile_step(rows.inputs.new_zeros(sizes))
+                net.compile_module(rows.inputs.new_zeros(sizes))
         net.begin(len(rows) * n_epochs if n_epochs else None)
 
         def train() -> None:
@@ -211,6 +214,14 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
     def _learning_rate(self) -> float:
         """Return ``lr``, or what stands for "auto"."""
         raise NotImplementedError
+
+    def _optimizer(self) -> str:
+        """Return ``optimizer``, or what stands for "auto"."""
+        raise NotImplementedError
+
+    def _depth_curriculum(self) -> float:
+        """Return the share of the training in which the recursion is shallow."""
+        return 0.0
 
     def _stops_early(self, n_rows: int, held_out: bool) -> bool:
         """Decide on ``early_stopping``; ``held_out``: rows to validate on are there."""

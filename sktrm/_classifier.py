@@ -67,8 +67,12 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         ``N_sup`` in [1]_.
     loss : {"softmax", "stablemax"}, default="softmax"
         Cross-entropy of the label. [1]_ uses stablemax.
+    optimizer : {"auto", "adamw", "muon"}, default="auto"
+        AdamW, as in [1]_, or Muon [2]_ for the matrices of the network beside AdamW for
+        everything else. "auto" is Muon, and AdamW with ``dtype="float64"``, since
+        Muon rounds its steps to bfloat16.
     lr : float or "auto", default="auto"
-        Largest learning rate of AdamW. "auto" is 0.002.
+        Largest learning rate. "auto" is 0.002.
     lr_schedule : {"constant", "linear", "cosine"}, default="cosine"
         Course of the learning rate after warm-up, over the rows that ``max_epochs``
         will start.
@@ -173,6 +177,9 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     ----------
     .. [1] A. Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny
        Networks", arXiv:2510.04871, 2025.
+    .. [2] K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks",
+       2024, https://kellerjordan.github.io/posts/muon; scaled as in J. Liu et al.,
+       "Muon is Scalable for LLM Training", arXiv:2502.16982, 2025.
 
     Examples
     --------
@@ -216,6 +223,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         n_deep_recursions: int = 1,
         n_supervision_steps: int = 2,
         loss: str = "softmax",
+        optimizer: str = "auto",
         lr: float | str = "auto",
         lr_schedule: str = "cosine",
         lr_warmup_steps: int = 100,
@@ -254,6 +262,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         self.n_deep_recursions = n_deep_recursions
         self.n_supervision_steps = n_supervision_steps
         self.loss = loss
+        self.optimizer = optimizer
         self.lr = lr
         self.lr_schedule = lr_schedule
         self.lr_warmup_steps = lr_warmup_steps
@@ -420,6 +429,11 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         if isinstance(self.max_steps, str):
             return int(self.n_supervision_steps)
         return int(self.max_steps)
+
+    def _optimizer(self) -> str:
+        if self.optimizer != "auto":
+            return self.optimizer
+        return "adamw" if self.dtype == "float64" else "muon"
 
     def _learning_rate(self) -> float:
         return 2e-3 if isinstance(self.lr, str) else self.lr

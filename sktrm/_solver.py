@@ -61,13 +61,23 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
     n_deep_recursions : int, default=2
         Latent recursions per supervision step, all but the last without gradient; ``T``
         in [1]_, where it is 3.
+    depth_curriculum : float or "auto", default="auto"
+        Share of the training, from its start, in which there is one latent recursion
+        per supervision step instead of ``n_deep_recursions``, as in [3]_. "auto" is
+        0, and 0.5
+        with ``symbols``. Training that goes on from another, by ``warm_start`` or
+        ``partial_fit``, has its full depth at once.
     n_supervision_steps : int, default=4
         Supervision steps per row at most, each followed by one optimiser step;
         ``N_sup`` in [1]_, where it is 16. Prediction takes up to ``max_steps``.
     loss : {"softmax", "stablemax"}, default="softmax"
         Cross-entropy of a cell. [1]_ uses stablemax.
+    optimizer : {"auto", "adamw", "muon"}, default="auto"
+        AdamW, as in [1]_, or Muon [2]_ for the matrices of the network beside AdamW
+        for everything else. "auto" is AdamW, and Muon with
+        ``symbols`` unless ``dtype="float64"``: Muon rounds its steps to bfloat16.
     lr : float or "auto", default="auto"
-        Largest learning rate of AdamW. "auto" is 0.002, and 0.004 with ``symbols``.
+        Largest learning rate. "auto" is 0.002, and 0.004 with ``symbols``.
     lr_schedule : {"constant", "linear", "cosine"}, default="cosine"
         Course of the learning rate after warm-up, over the rows that ``max_epochs``
         will start.
@@ -184,6 +194,11 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
     ----------
     .. [1] A. Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny
        Networks", arXiv:2510.04871, 2025.
+    .. [2] K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks",
+       2024, https://kellerjordan.github.io/posts/muon; scaled as in J. Liu et al.,
+       "Muon is Scalable for LLM Training", arXiv:2502.16982, 2025.
+    .. [3] K. U. Qasim and J. Zhang, "Accelerating Training Speed of Tiny Recursive
+       Models via Curriculum Guided Adaptive Recursion", arXiv:2511.08653, 2025.
 
     Examples
     --------
@@ -202,6 +217,10 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
             StrOptions({"auto"}),
         ],
         "positions": [StrOptions(set(POSITIONS))],
+        "depth_curriculum": [
+            Interval(Real, 0, 1, closed="left"),
+            StrOptions({"auto"}),
+        ],
         "n_prefix_tokens": [Interval(Integral, 0, None, closed="left")],
         "rollout_noise": [Interval(Real, 0, None, closed="left")],
         "augmentation": [Augmentation, list, tuple, StrOptions({"auto"}), None],
@@ -223,8 +242,10 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
         n_prefix_tokens: int = 0,
         n_latent_recursions: int = 2,
         n_deep_recursions: int = 2,
+        depth_curriculum: float | str = "auto",
         n_supervision_steps: int = 4,
         loss: str = "softmax",
+        optimizer: str = "auto",
         lr: float | str = "auto",
         lr_schedule: str = "cosine",
         lr_warmup_steps: int = 100,
@@ -263,8 +284,10 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
         self.n_prefix_tokens = n_prefix_tokens
         self.n_latent_recursions = n_latent_recursions
         self.n_deep_recursions = n_deep_recursions
+        self.depth_curriculum = depth_curriculum
         self.n_supervision_steps = n_supervision_steps
         self.loss = loss
+        self.optimizer = optimizer
         self.lr = lr
         self.lr_schedule = lr_schedule
         self.lr_warmup_steps = lr_warmup_steps

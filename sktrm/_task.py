@@ -200,6 +200,19 @@ class GridTask(BaseTRM):
             return 2e-3 if self.symbols is None else 4e-3
         return self.lr
 
+    def _optimizer(self) -> str:
+        """Return ``optimizer``, or what stands for "auto"."""
+        if self.optimizer != "auto":
+            return self.optimizer
+        plain = self.symbols is None or self.dtype == "float64"
+        return "adamw" if plain else "muon"
+
+    def _depth_curriculum(self) -> float:
+        """Return ``depth_curriculum``, or what stands for "auto"."""
+        if isinstance(self.depth_curriculum, str):
+            return 0.0 if self.symbols is None else 0.5
+        return self.depth_curriculum
+
     def _gains_from_compiling(self) -> bool:
         """Tell whether training is known to be faster with a compiled network."""
         equivariant = "symbols" in self._sizes and self._sizes["mixer"] == "mlp"

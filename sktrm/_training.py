@@ -78,9 +78,9 @@ class DeepSupervisionNet(NeuralNet):
 
     Beside skorch's parameters it takes the ``slots``, the ``ema_decay`` (0 for no
     average), the learning rate's ``lr_schedule`` and ``lr_warmup_steps``,
-    ``max_grad_norm``, the ``max_steps`` and ``halt_threshold`` of validation,
-    ``max_time`` in seconds, and ``n_iter_no_change`` (None for no early stopping) with
-    ``tol``.
+    ``max_grad_norm``, the ``depth_curriculum``, the ``max_steps`` and
+    ``halt_threshold`` of validation, ``max_time`` in seconds, and ``n_iter_no_change``
+    (None for no early stopping) with ``tol``.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class DeepSupervisionNet(NeuralNet):
         lr_schedule: str,
         lr_warmup_steps: int,
         max_grad_norm: float | None,
+        depth_curriculum: float,
         max_steps: int,
         halt_threshold: float,
         max_time: float | None = None,
@@ -105,6 +106,7 @@ class DeepSupervisionNet(NeuralNet):
         self.lr_schedule = lr_schedule
         self.lr_warmup_steps = lr_warmup_steps
         self.max_grad_norm = max_grad_norm
+        self.depth_curriculum = depth_curriculum
         self.max_steps = max_steps
         self.halt_threshold = halt_threshold
         self.max_time = max_time
@@ -127,6 +129,7 @@ class DeepSupervisionNet(NeuralNet):
             [AveragedModel(self.module_, multi_avg_fn=decay)] if self.ema_decay else []
         )
         self.n_optimizer_steps_ = 0
+        self.full_depth_ = self.module_.n_deep_recursions
         self.epoch_tasks_: Any = None
         self.last_good_ = self._snapshot()
         self.begin(None)
@@ -140,6 +143,8 @@ class DeepSupervisionNet(NeuralNet):
         self.planned_rows_ = n_rows
         self.rows_before_ = self.slots.n_started
         self.began_ = perf_counter()
+        # What was trained before has its depth.
+        self.starts_shallow_ = n_rows is not None and self.n_optimizer_steps_ == 0
         self.best_verdict_: Verdict | None = None
         self.best_state_: dict[str, Tensor] | None = None
         self.n_epochs_since_best_ = 0
@@ -182,6 +187,7 @@ class DeepSupervisionNet(NeuralNet):
     def train_step(self, batch: SlotBatch, **fit_params: Any) -> dict[str, Any]:
         """Figure 3, loop 3: one supervision step, one step of the optimiser."""
         self._set_training(True)
+        self._set_depth()
         output = self.module_(batch.inputs, batch.carry, fresh=batch.fresh)
         loss = self.criterion_(output, batch.labels, batch.weights)
         self.descend(loss, batch)
@@ -232,6 +238,16 @@ class DeepSupervisionNet(NeuralNet):
         for group in self.optimizer_.param_groups:
             group["lr"] = self.lr * warmup * LR_SCHEDULES[self.lr_schedule](progress)
 
+    def _set_depth(self) -> None:
+        """Recurse once in the first part of the training (arXiv 2511.08653)."""
+        shallow = self.starts_shallow_ and self._progress() < self.depth_curriculum
+        self.module_.n_deep_recursions = 1 if shallow else self.full_depth_
+
+    def compile_module(self, inputs: Tensor) -> None:
+        """Compile the training step on batches of the size of ``inputs``."""
+        depths = {1, self.full_depth_} if self.depth_curriculum else {self.full_depth_}
+        self.module_.compile_step(inputs, sorted(depths))
+
     def _progress(self) -> float:
         """Return the share of the training that is over, by rows or by time."""
         progress = self._share_of_time()
@@ -261,6 +277,7 @@ class DeepSupervisionNet(NeuralNet):
     def _validate(self, rows: Rows) -> None:
         """Record how the predictor does and keep the best one's weights."""
         predictor = self.predictor_.eval()
+        predictor.n_deep_recursions = self.full_depth_
         verdict = evaluate(
             predictor,  # type: ignore[arg-type]
             rows.inputs,

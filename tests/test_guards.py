@@ -20,6 +20,7 @@ LAYERS = [
         "_device",
         "augmentation",
         "_inference",
+        "_optimizers",
         "_progress",
         "_slots",
         "_training",

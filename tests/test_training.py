@@ -64,6 +64,78 @@ def test_halting_loss_has_no_gradient_beyond_its_limit(right):
     )
 
 
+class Depth(Callback):
+    """Counts the calls of the network in each training step."""
+
+    def initialize(self):
+        """Start with none."""
+        self.calls = []
+        return self
+
+    def on_train_begin(self, net, **kwargs):
+        """Hear of every call."""
+        net.module_.net.register_forward_hook(self.count)
+
+    def on_batch_begin(self, net, **kwargs):
+        """Begin a step."""
+        self.calls.append(0)
+
+    def count(self, *args):
+        """Count one call."""
+        self.calls[-1] += 1
+
+
+def depths(sudokus, **parameters):
+    """The calls of the network in each step."""
+    solver = tiny_solver(
+        n_latent_recursions=2,
+        n_deep_recursions=3,
+        max_epochs=4,
+        callbacks=[Depth()],
+        **parameters,
+    ).fit(*sudokus)
+    (watch,) = (c for _, c in solver.net_.callbacks_ if isinstance(c, Depth))
+    return solver, watch.calls
+
+
+@pytest.mark.parametrize("ema_decay", [0, 0.9])
+def test_the_curriculum_is_shallow_first_and_deep_later(sudokus, ema_decay):
+    solver, calls = depths(sudokus, depth_curriculum=0.5, ema_decay=ema_decay)
+    shallow, deep = 3, 3 * 3  # n + 1 calls, T(n + 1)
+    shallow_and_deep = list(calls)
+    change = calls.index(deep)
+    assert 0.3 < change / len(calls) < 0.7
+    assert calls == [shallow] * change + [deep] * (len(calls) - change)
+    # What goes on from that training has the full depth at once.
+    solver.set_params(warm_start=True, max_epochs=1).fit(*sudokus)
+    assert len(calls) > len(shallow_and_deep)
+    twice = 2 * deep  # every training registers its hook
+    assert set(calls[len(shallow_and_deep) :]) == {twice}
+
+
+def test_without_a_curriculum_every_step_is_deep(sudokus):
+    _, calls = depths(sudokus, depth_curriculum=0)
+    assert set(calls) == {9}
+
+
+def test_validation_in_a_shallow_phase_is_deep(sudokus):
+    X, y = sudokus
+    seen = []
+
+    def look(module, *args):
+        if not torch.is_grad_enabled():
+            seen.append(module.n_deep_recursions)
+
+    class Look(Callback):
+        def on_train_begin(self, net, **kwargs):
+            net.module_.register_forward_pre_hook(look)
+
+    tiny_solver(
+        n_deep_recursions=2, depth_curriculum=0.9, ema_decay=0, callbacks=[Look()]
+    ).fit(X, y, X_val=X, y_val=y)
+    assert set(seen) == {2}
+
+
 class Watch(Callback):
     """Keeps learning rates and averages after each optimiser step."""
 

@@ -3,7 +3,7 @@
 import inspect
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -356,25 +356,29 @@ class TinyRecursionModel(nn.Module):
         """Tell whether there is a compiled step for batches of ``n_rows``."""
         return self._compiled is not None and self._compiled[0] == n_rows
 
-    def compile_step(self, inputs: Tensor) -> None:
+    def compile_step(self, inputs: Tensor, depths: Sequence[int] = ()) -> None:
         """Compile training steps on batches of the size of ``inputs``.
 
-        Batches of another size go on as they are. Takes half a minute for the first
-        model of a size. Copies of the model must be made before: they would share what
-        is compiled. Warns and changes nothing where torch cannot compile.
+        For the present T, or for each of ``depths``. Batches of another size go on as
+        they are. Takes half a minute for the first model of a size and depth. Copies of
+        the model must be made before: they would share what is compiled. Warns and
+        changes nothing where torch cannot compile.
         """
+        depth = self.n_deep_recursions
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's own, of no use to anyone
                 compiled = torch.compile(self._step, dynamic=False, **_ISOLATED)
                 self._compiled = (len(inputs), compiled)
-                output = self(inputs)
-                # The backward pass is compiled when it is first needed.
-                (output.answer_logits.sum() + output.halt_logit.sum()).backward()
+                for self.n_deep_recursions in depths or (depth,):
+                    output = self(inputs)
+                    # The backward pass is compiled when it is first needed.
+                    (output.answer_logits.sum() + output.halt_logit.sum()).backward()
         # Whatever is missing, from a C++ compiler to a writable cache: go on without.
         except Exception as error:
             self._compiled = None
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(f"Could not compile the network: {reason}", stacklevel=2)
         finally:
+            self.n_deep_recursions = depth
             self.zero_grad(set_to_none=True)
