@@ -48,7 +48,11 @@ def read_arguments(arguments=None):
     )
     found.add_argument("--tries", type=int, default=1, help="in a second report")
     found.add_argument("--reference", help="a checkout of the authors' code")
-    return found.parse_args(arguments)
+    found.add_argument("--reference-set", default="{}", help="their settings, as JSON")
+    args = found.parse_args(arguments)
+    if args.reference and args.resume:
+        found.error("--resume goes with our code, not with --reference")
+    return args
 
 
 def read(args):
