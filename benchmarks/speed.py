@@ -13,11 +13,11 @@ import multiprocessing
 import platform
 import resource
 import statistics
-import sys
 import time
 
 import numpy as np
 import torch
+from _authors import as_batch, make_head
 from sklearn.base import clone
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -129,41 +129,20 @@ class Reference:
     """The authors' code in one of its modes, from a checkout of theirs."""
 
     def __init__(self, folder, estimator, batch_size, length, device, dtype, compiled):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-        from models.losses import ACTLossHead
-        from models.recursive_reasoning.trm import TinyRecursiveReasoningModel_ACTV1
-
-        model = TinyRecursiveReasoningModel_ACTV1(
-            {
-                "batch_size": batch_size,
-                "seq_len": length,
-                "num_puzzle_identifiers": 1,
-                "vocab_size": 11,
-                "H_cycles": estimator.n_deep_recursions,
-                "L_cycles": estimator.n_latent_recursions,
-                "H_layers": 0,
-                "L_layers": 2,
-                "hidden_size": estimator.hidden_size,
-                "expansion": 4.0,
-                "num_heads": estimator.n_heads,
-                "pos_encodings": "rope",
-                "halt_max_steps": 16,
-                "halt_exploration_prob": 0.1,
-                "puzzle_emb_ndim": estimator.hidden_size,
-                "puzzle_emb_len": 16,
-                "mlp_t": estimator.mixer == "mlp",
-                "forward_dtype": dtype,
-            }
-        )
-        self.head = ACTLossHead(model, "stablemax_cross_entropy").to(device)
+        self.head = make_head(
+            folder,
+            batch_size=batch_size,
+            seq_len=length,
+            H_cycles=estimator.n_deep_recursions,
+            L_cycles=estimator.n_latent_recursions,
+            hidden_size=estimator.hidden_size,
+            num_heads=estimator.n_heads,
+            mlp_t=estimator.mixer == "mlp",
+            forward_dtype=dtype,
+        ).to(device)
         self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=1e-4)
         tokens = torch.randint(1, 10, (batch_size, length), device=device)
-        self.batch = {
-            "inputs": tokens.int(),
-            "labels": tokens,
-            "puzzle_identifiers": torch.zeros(batch_size, device=device).int(),
-        }
+        self.batch = as_batch(tokens, tokens)
         with torch.device(device):
             self.carry = self.head.initial_carry(self.batch)
         self.head = torch.compile(self.head, dynamic=False) if compiled else self.head

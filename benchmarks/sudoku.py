@@ -11,11 +11,9 @@ import pickle
 import time
 
 import numpy as np
-import torch
-from sklearn.model_selection import GroupShuffleSplit
+from _report import add_machine, interval, prepare, split
 
 from sktrm import TRMSolver
-from sktrm import _training as training
 from sktrm.datasets import is_solved_sudoku, load_sudoku
 
 
@@ -30,10 +28,7 @@ def read_arguments():
     )
     parser.add_argument("--max-rating", type=float, default=np.inf)
     parser.add_argument("--budget", type=float, help="seconds of training")
-    parser.add_argument(
-        "--own-time", action="store_true", help="count the process's time, not the wall"
-    )
-    parser.add_argument("--threads", type=int, help="for torch")
+    add_machine(parser)
     parser.add_argument(
         "--defaults",
         action="store_true",
@@ -46,22 +41,6 @@ def read_arguments():
     parser.add_argument("--load", help="pickled solver to test instead of training")
     parser.add_argument("--png", help="draw exact match against steps into this file")
     return parser.parse_args()
-
-
-def split(X, y, n_held_out, seed):
-    """Hold out about ``n_held_out`` rows; a solution is in one part alone."""
-    _, solution = np.unique(y.reshape(len(y), -1), axis=0, return_inverse=True)
-    splitter = GroupShuffleSplit(1, test_size=n_held_out / len(y), random_state=seed)
-    kept, held_out = next(splitter.split(X, groups=solution))
-    return (X[kept], y[kept]), (X[held_out], y[held_out])
-
-
-def interval(share, n):
-    """Return Wilson's 95 % interval of a share of ``n``."""
-    z = 1.96
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
-    return centre - half, centre + half
 
 
 def ways(n_steps):
@@ -148,10 +127,7 @@ def compare(solver, X, y, known, out):
 
 def main():
     args = read_arguments()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if args.own_time:
-        training.perf_counter = time.process_time
+    prepare(args)
     train, test = read_puzzles(args)
     start = time.perf_counter()
     if args.load:

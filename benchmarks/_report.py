@@ -1,0 +1,209 @@
+"""What the scripts of the published benchmarks share: arguments, splits, reports."""
+
+import argparse
+import json
+import os
+import platform
+import time
+from datetime import UTC, datetime
+
+import numpy as np
+import sklearn
+import skorch
+import torch
+from _checkpoint import Checkpoint, read_checkpoint
+from sklearn.model_selection import GroupShuffleSplit
+
+import sktrm
+from sktrm import _training as training
+from sktrm.metrics import cell_accuracy_score, exact_match_score
+
+
+def parser(description, *, budget):
+    """Return a parser with the arguments that all of these scripts take."""
+    found = argparse.ArgumentParser(description=description)
+    add = found.add_argument
+    add("--size", choices=["small", "paper"], default="small", help="of the recipe")
+    add("--set", default="{}", help="parameters of TRMSolver, as JSON")
+    add("--device", default="auto")
+    add("--budget", type=float, default=budget, help="seconds of training, all runs")
+    add("--resume", help="checkpoint: written while training, gone on from if there")
+    add("--out", help="append every figure to this file, as JSON lines")
+    add("--n-test", type=int, default=1000, help="test rows at most")
+    add("--n-validation", type=int, default=100, help="training rows that choose")
+    add("--data-home", help="folder of all data sets")
+    add("--seed", type=int, default=0)
+    add("--verbose", type=int, default=1)
+    add_machine(found)
+    return found
+
+
+def add_machine(found):
+    """Add the arguments about the machine that ``prepare`` heeds."""
+    found.add_argument("--threads", type=int, help="for torch")
+    found.add_argument(
+        "--own-time", action="store_true", help="count the process's time, not the wall"
+    )
+
+
+def prepare(args):
+    """Set up threads and the clock as the arguments say."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.own_time:
+        training.perf_counter = time.process_time
+
+
+def or_skip(read, *args):
+    """Return what ``read(*args)`` returns; None, and say why, without the data."""
+    try:
+        return read(*args)
+    except OSError as error:
+        print(f"Skipped: {error}")
+        return None
+
+
+def split(X, y, n_held_out, seed):
+    """Return rows to keep and about ``n_held_out`` others, no answer in both."""
+    _, answer = np.unique(y.reshape(len(y), -1), axis=0, return_inverse=True)
+    splitter = GroupShuffleSplit(1, test_size=n_held_out / len(y), random_state=seed)
+    kept, held_out = next(splitter.split(X, groups=answer))
+    return (X[kept], y[kept]), (X[held_out], y[held_out])
+
+
+def interval(share, n):
+    """Return Wilson's 95 % interval of a share of ``n``."""
+    z = 1.96
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    return centre - half, centre + half
+
+
+def train(args, solver, X, y, **rows):
+    """Fit ``solver`` for the budget, going on from the checkpoint if there is one.
+
+    Returns the seconds of training, those of earlier runs included.
+    """
+    parameters = json.loads(args.set)
+    callbacks = [Checkpoint(args.resume)] if args.resume else []
+    solver.set_params(
+        device=args.device,
+        max_epochs=10**6,
+        max_time=args.budget,
+        random_state=args.seed,
+        callbacks=callbacks,
+        verbose=args.verbose,
+    ).set_params(**parameters)
+    before = read_checkpoint(args.resume)
+    if before:
+        print(f"going on after {before['seconds']:.0f} s in {args.resume}")
+    solver.fit(X, y, **rows)
+    return training.perf_counter() - solver.net_.began_
+
+
+def figures(X, y, solutions, rating=None, valid=None):
+    """Return every figure of ``solutions``; ``valid(X, answers)`` is one more score."""
+    answers, n = solutions.answers, len(y)
+    right = np.array([np.array_equal(a, b) for a, b in zip(answers, y, strict=True)])
+    exact = exact_match_score(y, answers)
+    found = {
+        "n_test": n,
+        "exact_match": exact,
+        "interval": [round(float(bound), 4) for bound in interval(exact, n)],
+        "cell_accuracy": cell_accuracy_score(y, answers),
+        "mean_steps": float(solutions.n_steps.mean()),
+    }
+    if valid is not None:
+        found["valid_shortest"] = valid(X, answers)
+        found["valid_interval"] = list(interval(found["valid_shortest"], n))
+    if rating is not None:
+        found["by_rating"] = by_rating(rating, right)
+    return found
+
+
+def by_rating(rating, right):
+    """Return rows [lowest rating, highest, rows, exact match] of four equal parts."""
+    edges = np.unique(np.quantile(rating, [0, 0.25, 0.5, 0.75, 1]))
+    bins = np.searchsorted(edges[1:-1], rating, side="right")
+    return [
+        [
+            float(rating[bins == part].min()),
+            float(rating[bins == part].max()),
+            int((bins == part).sum()),
+            float(right[bins == part].mean()),
+        ]
+        for part in np.unique(bins)
+    ]
+
+
+def show(name, found):
+    """Print the figures of one way to predict."""
+    low, high = found["interval"]
+    parts = [f"exact match {found['exact_match']:.4f} (95 %: {low:.3f} to {high:.3f})"]
+    if "valid_shortest" in found:
+        low, high = found["valid_interval"]
+        valid = found["valid_shortest"]
+        parts.append(f"valid and shortest {valid:.4f} ({low:.3f} to {high:.3f})")
+    parts.append(f"cells {found['cell_accuracy']:.4f}")
+    parts.append(f"{found['mean_steps']:.2f} steps")
+    print(f"{name}, {found['n_test']} rows: " + ", ".join(parts), flush=True)
+    for low, high, n, exact in found.get("by_rating", []):
+        print(f"  rating {low:g} to {high:g}: {exact:.3f} of {n}")
+
+
+def show_literature(rows):
+    """Print rows (system, figures, source) to compare with."""
+    print("\nFrom the literature, on the whole test set:")
+    for system, value, source in rows:
+        print(f"  {system:<44}{value:<30}{source}")
+
+
+def environment(device):
+    """Return versions and machine, for the record."""
+    cuda = torch.device(device).type == "cuda"
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "sktrm": sktrm.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "scikit-learn": sklearn.__version__,
+            "skorch": skorch.__version__,
+            "numpy": np.__version__,
+        },
+        "machine": {
+            "device": torch.cuda.get_device_name(device) if cuda else str(device),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "cores": len(os.sched_getaffinity(0)),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def trained(solver, seconds):
+    """Return what there is to know of a training, and print it."""
+    net = solver.net_
+    found = {
+        "seconds": seconds,
+        "n_optimizer_steps": net.n_optimizer_steps_,
+        "n_parameters": sum(p.numel() for p in solver.module_.parameters()),
+        "validation": getattr(solver, "validation_score_", None),
+        "parameters": {n: repr(v) for n, v in sorted(solver.get_params().items())},
+    }
+    print(
+        f"{found['n_parameters']} parameters, {seconds:.0f} s, "
+        f"{found['n_optimizer_steps']} optimiser steps, validation "
+        f"{found['validation']}"
+    )
+    return found
+
+
+def record(args, device, *parts):
+    """Append one line of JSON with arguments, environment and ``parts``."""
+    if not args.out:
+        return
+    row = {"arguments": vars(args), **environment(device)}
+    for part in parts:
+        row |= part
+    with open(args.out, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")

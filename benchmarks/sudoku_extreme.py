@@ -1,0 +1,108 @@
+"""Sudoku-Extreme: train on 1,000 puzzles for a given time, solve hard unseen ones.
+
+``python benchmarks/sudoku_extreme.py --budget 1800 --resume sudoku.ckpt --out
+sudoku.jsonl`` fetches the data, holds some training puzzles out to choose the weights
+by, trains for 30 minutes and reports on test puzzles, which choose nothing.
+``--reference DIR`` trains the authors' code, a checkout of theirs in DIR, instead.
+"""
+
+import numpy as np
+from _report import (
+    figures,
+    or_skip,
+    parser,
+    prepare,
+    record,
+    show,
+    show_literature,
+    split,
+    train,
+    trained,
+)
+
+from sktrm import TRMSolver
+from sktrm.datasets import fetch_sudoku_extreme, is_solved_sudoku
+
+# Exact match, steps at prediction and source.
+LITERATURE = [
+    ("HRM, 27M parameters", "55.0 (16 steps)", "arXiv:2506.21734"),
+    ("TRM, MLP mixer, 5M", "87.4 (16); re-runs 84.8 to 87.3", "arXiv:2510.04871"),
+    ("TRM, attention, 7M", "74.7 (16)", "arXiv:2510.04871"),
+    ("SE-RRM, symbol-equivariant, 2M", "93.7 (16), 98.2 (64)", "arXiv:2603.02193"),
+    (
+        "digit-equivariant mixer, 0.79M",
+        "95.4 (16), 99.05 (64)",
+        "github.com/Aakash-Marthandan/Fixed-Point-Reasoner-Structures",
+    ),
+    ("winner takes all over 4 starts, 7M", "96.9 (16)", "arXiv:2601.19085"),
+    ("TRM, 100 noisy rollouts, 5M", "98.75 (64)", "arXiv:2605.19943"),
+    ("EqR, 128 starts, 5M", "99.8 (64)", "arXiv:2605.21488, abstract"),
+]
+
+
+def read_arguments(arguments=None):
+    found = parser(__doc__, budget=1800)
+    found.add_argument("--n-train", type=int, default=1000, help="puzzles to learn")
+    found.add_argument(
+        "--passes", type=int, default=12, help="over the puzzles between validations"
+    )
+    found.add_argument("--tries", type=int, default=1, help="in a second report")
+    found.add_argument("--reference", help="a checkout of the authors' code")
+    found.add_argument("--reference-set", default="{}", help="their settings, as JSON")
+    args = found.parse_args(arguments)
+    if args.reference and args.resume:
+        found.error("--resume goes with our code, not with --reference")
+    return args
+
+
+def read(args):
+    """Return puzzles to train on, to choose by and to test with, and their ratings."""
+    given = {"random_state": args.seed, "data_home": args.data_home}
+    some = fetch_sudoku_extreme("train", n_samples=args.n_train, **given)
+    kept, validation = split(some.data, some.target, args.n_validation, args.seed)
+    test = fetch_sudoku_extreme("test", data_home=args.data_home)
+    rows = np.random.RandomState(args.seed).permutation(len(test.data))[: args.n_test]
+    return kept, validation, (test.data[rows], test.target[rows]), test.rating[rows]
+
+
+def ways(args):
+    """Yield a name and parameters for each way to predict."""
+    yield "as trained", {}
+    if args.tries > 1:
+        tries = {"n_rollouts": args.tries}
+        yield f"{args.tries} tries", tries
+        yield f"{args.tries} tries, verifier", {**tries, "verifier": is_solved_sudoku}
+
+
+def run(args):
+    """Train and report; return the figures of each way to predict."""
+    prepare(args)
+    data = or_skip(read, args)
+    if data is None:
+        return []
+    (X, y), (X_val, y_val), test, rating = data
+    if args.reference:
+        from _authors import run_authors
+
+        return [run_authors(args, (X, y), (X_val, y_val), test, rating)]
+    solver = TRMSolver.from_recipe("sudoku-extreme", args.size)
+    rows = np.tile(np.arange(len(X)), args.passes)
+    seconds = train(args, solver, X[rows], y[rows], X_val=X_val, y_val=y_val)
+    about = trained(solver, seconds)
+    found = []
+    for name, how in ways(args):
+        found.append(
+            {"way": name, **figures(*test, solver.solve(test[0], **how), rating)}
+        )
+        show(name, found[-1])
+        record(args, solver._device, about, found[-1])
+    return found
+
+
+def main():
+    run(read_arguments())
+    show_literature(LITERATURE)
+
+
+if __name__ == "__main__":
+    main()
