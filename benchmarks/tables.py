@@ -36,6 +36,7 @@ from sklearn.preprocessing import (
 from sktrm import TRMClassifier
 from sktrm.metrics import expected_calibration_error
 
+TWINS = ("one supervision step", "untied")
 FEW = 12  # whole numbers of so many values at most are one-hot encoded for the MLP
 
 
@@ -200,8 +201,39 @@ def arguments():
     parser.add_argument("--set", default="{}", help="TRM's parameters, as JSON")
     parser.add_argument("--threads", type=int, help="for torch")
     parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--twin-folds", type=int, default=5, help="of the two twins")
     parser.add_argument("--out", help="append every figure to this file, as JSON lines")
     return parser.parse_args()
+
+
+def folds_of(y, n_folds):
+    """Return the stratified folds, fewer for a class of fewer rows."""
+    rarest = np.unique(y, return_counts=True)[1].min()
+    if rarest < n_folds:
+        print(f"{rarest} folds, for the smallest class has no more rows")
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the rare class, just told
+        return list(folds.split(np.zeros(len(y)), y))[: min(n_folds, rarest)]
+
+
+def compare(args, X, y):
+    """Yield each classifier's name and the means of its figures over the folds."""
+    folds, seconds = folds_of(y, args.folds), []
+    for name, model in contenders(X):
+        if args.models and name not in args.models:
+            continue
+        if name == "TRM":
+            model.set_params(**json.loads(args.set))
+        found = []
+        for i, fold in enumerate(folds[: args.twin_folds if name in TWINS else None]):
+            model = clone(model)
+            if name in TWINS:
+                model.set_params(max_time=seconds[i])
+            found.append(measure(model, X, y, *fold))
+        if name == "TRM":
+            seconds = [figures["fit s"] for figures in found]
+        yield name, {key: np.mean([f[key] for f in found]) for key in found[0]}
 
 
 def main():
@@ -216,25 +248,7 @@ def main():
     for table, X, y in tables(args.folder):
         if args.tables and table not in args.tables:
             continue
-        n_folds = min(args.folds, np.unique(y, return_counts=True)[1].min())
-        if n_folds < args.folds:
-            print(f"{table}: {n_folds} folds, for its smallest class has no more rows")
-        splits = list(StratifiedKFold(5, shuffle=True, random_state=0).split(X, y))
-        seconds = [None] * len(splits)
-        for name, model in contenders(X):
-            if args.models and name not in args.models:
-                continue
-            folds = []
-            for i, (train, test) in enumerate(splits[:n_folds]):
-                fold = clone(model)
-                if name == "TRM":
-                    fold.set_params(**json.loads(args.set))
-                if name in ("one supervision step", "untied"):
-                    fold.set_params(max_time=seconds[i])
-                folds.append(measure(fold, X, y, train, test))
-                if name == "TRM":
-                    seconds[i] = folds[-1]["fit s"]
-            figures = {key: np.mean([f[key] for f in folds]) for key in folds[0]}
+        for name, figures in compare(args, X, y):
             show(table, name, figures)
             means.setdefault(name, []).append(figures)
             if args.out:

@@ -18,6 +18,7 @@ from sktrm._table_task import Labelled, TableTask
 
 _MANY_ROWS = 10_000  # from here on early_stopping="auto" holds rows out
 _ROWS_STARTED = 120_000  # by max_epochs="auto", over all epochs
+_COLUMNS = 24  # of more, so many fewer rows: a step takes as long as a row is wide
 _EPOCHS = (20, 400)  # its limits
 
 
@@ -88,7 +89,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         decay after 9,000 steps.
     max_epochs : int or "auto", default="auto"
         Passes over the data. An epoch starts every row exactly once. "auto" starts
-        120,000 rows in all, each at least 20 and at most 400 times.
+        120,000 rows in all, fewer of tables with more than 24 columns (60,000 of 48),
+        each at least 20 and at most 400 times.
     max_time : float or None, default=None
         Seconds after which training ends, before ``max_epochs`` if need be; the
         learning rate's schedule then follows the time. What is learned depends on the
@@ -418,7 +420,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         """Return ``max_epochs``, or what stands for "auto"."""
         if not isinstance(self.max_epochs, str):
             return int(self.max_epochs)
-        return int(np.clip(round(_ROWS_STARTED / n_rows), *_EPOCHS))
+        started = _ROWS_STARTED * min(1.0, _COLUMNS / self.n_features_in_)
+        return int(np.clip(round(started / n_rows), *_EPOCHS))
 
     def _stops_early(self, n_rows: int, held_out: bool) -> bool:
         if isinstance(self.early_stopping, str):
