@@ -7,11 +7,9 @@ puzzles. What does not pay is here and not in the package.
 """
 
 import argparse
-import time
 
-import numpy as np
 import torch
-from sklearn.model_selection import GroupShuffleSplit
+from _report import add_machine, prepare, split
 
 from sktrm import TRMSolver
 from sktrm import _training as training
@@ -90,21 +88,13 @@ LEVERS = {
 }
 
 
-def split(X, y, n_held_out):
-    """Hold out puzzles; a solution is in one part alone."""
-    _, solution = np.unique(y.reshape(len(y), -1), axis=0, return_inverse=True)
-    splitter = GroupShuffleSplit(1, test_size=n_held_out / len(y), random_state=0)
-    kept, held_out = next(splitter.split(X, groups=solution))
-    return X[kept], y[kept], X[held_out], y[held_out]
-
-
 def tasks(path):
     if path:
-        yield path, split(*load_sudoku(path, return_X_y=True), 300)
+        yield path, split(*load_sudoku(path, return_X_y=True), 300, 0)
     X, y = make_sudoku(3300, box=(2, 3), n_clues=10, random_state=20)
-    yield "6x6, about 10 clues", split(X, y, 300)
+    yield "6x6, about 10 clues", split(X, y, 300, 0)
     X, y = make_sudoku(3300, box=(1, 8), n_clues=25, random_state=20)
-    yield "Latin square, 25 clues", split(X, y, 300)
+    yield "Latin square, 25 clues", split(X, y, 300, 0)
 
 
 def main():
@@ -113,18 +103,12 @@ def main():
     parser.add_argument("--seconds", type=float, default=150, help="of training")
     parser.add_argument("--levers", nargs="*", default=list(LEVERS))
     parser.add_argument("--tasks", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int)
-    parser.add_argument(
-        "--own-time", action="store_true", help="count the process's time, not the wall"
-    )
+    add_machine(parser)
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    if args.own_time:
-        training.perf_counter = time.process_time
+    prepare(args)
     print(f"{'task':<24}{'lever':<22}{'updates':<9}{'trained':<9}x 4")
     every = list(tasks(args.sudoku))
-    for task, (X, y, X_val, y_val) in (every[i] for i in args.tasks):
+    for task, ((X, y), (X_val, y_val)) in (every[i] for i in args.tasks):
         for lever in args.levers:
             solver_class, parameters, how = LEVERS[lever]
             if solver_class is not None:

@@ -251,6 +251,16 @@ class TestWeights:
             tiny_classifier(class_weight={"perhaps": 2.0}).fit(*table)
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "n_columns", "epochs"),
+    [(2000, 5, 60), (2000, 48, 30), (100, 5, 400), (50_000, 5, 20)],
+)
+def test_auto_epochs_start_so_many_rows_and_fewer_wide_ones(n_rows, n_columns, epochs):
+    model = TRMClassifier()
+    model.n_features_in_ = n_columns
+    assert model._n_epochs(n_rows) == epochs
+
+
 class TestTrainingOn:
     def test_warm_start_goes_on_with_the_model(self, table):
         X, y = table
