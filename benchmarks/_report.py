@@ -155,7 +155,7 @@ def show_literature(rows):
     """Print rows (system, figures, source) to compare with."""
     print("\nFrom the literature, on the whole test set:")
     for system, value, source in rows:
-        print(f"  {system:<44}{value:<30}{source}")
+        print(f"  {system:<40}{value:<32} {source}")
 
 
 def environment(device):

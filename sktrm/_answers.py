@@ -71,6 +71,9 @@ class GridAnswers:
     _stages: Any
     _space: Any
     _augmentations: Any
+    _with_tasks: Any
+    _has_tasks: bool
+    _task_tries: Any
     _seeds: list[int]
     _sizes: dict[str, Any]
     _loss: str
@@ -81,6 +84,7 @@ class GridAnswers:
         self,
         X: Any,
         *,
+        task_ids: Any = None,
         max_steps: int | None = None,
         n_rollouts: int = 1,
         augment_votes: int = 1,
@@ -93,6 +97,8 @@ class GridAnswers:
         ----------
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
         max_steps : int, default=None
             Supervision steps of a try at most; None takes the estimator's
             ``max_steps``.
@@ -131,7 +137,7 @@ class GridAnswers:
             differ (``augment_votes`` without ``augmentation``), or if ``verifier``
             returns something else than a truth value.
         """
-        inputs, X = self._questions(X)
+        inputs, X = self._questions(X, task_ids)
         tries = self._tries(n_rollouts, augment_votes)
         choice = self._choice(X, len(tries), choose, augment_votes, verifier)
         tokens, confidence, n_steps = self._solve(
@@ -143,6 +149,7 @@ class GridAnswers:
         self,
         X: Any,
         *,
+        task_ids: Any = None,
         max_steps: int | None = None,
         n_rollouts: int = 1,
         augment_votes: int = 1,
@@ -155,6 +162,8 @@ class GridAnswers:
         ----------
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
         max_steps, n_rollouts, augment_votes, choose, verifier : optional
             How long and how often to try, and which answer to take, as in
             :meth:`solve`.
@@ -166,6 +175,7 @@ class GridAnswers:
         """
         solutions = self.solve(
             X,
+            task_ids=task_ids,
             max_steps=max_steps,
             n_rollouts=n_rollouts,
             augment_votes=augment_votes,
@@ -178,6 +188,7 @@ class GridAnswers:
         self,
         X: Any,
         *,
+        task_ids: Any = None,
         max_steps: int | None = None,
         n_rollouts: int = 1,
         augment_votes: int = 1,
@@ -192,6 +203,8 @@ class GridAnswers:
         ----------
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
         max_steps, n_rollouts, augment_votes, choose, verifier : optional
             How long and how often to try, and which answer to take, as in
             :meth:`solve`.
@@ -203,6 +216,7 @@ class GridAnswers:
         """
         solutions = self.solve(
             X,
+            task_ids=task_ids,
             max_steps=max_steps,
             n_rollouts=n_rollouts,
             augment_votes=augment_votes,
@@ -212,7 +226,7 @@ class GridAnswers:
         return solutions.confidence
 
     def staged_solve(
-        self, X: Any, *, max_steps: int | None = None
+        self, X: Any, *, task_ids: Any = None, max_steps: int | None = None
     ) -> Iterator[Solutions]:
         """Yield what :meth:`solve` would return after each supervision step.
 
@@ -220,6 +234,8 @@ class GridAnswers:
         ----------
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
         max_steps : int, default=None
             Supervision steps at most; None takes the estimator's ``max_steps``.
 
@@ -228,19 +244,23 @@ class GridAnswers:
         solutions : Solutions
             As :meth:`solve` returns. A row that has halted keeps its answer.
         """
-        inputs, X = self._questions(X)
+        inputs, X = self._questions(X, task_ids)
         for tokens, confidence, n_steps in self._stages(
             inputs, self._read_answers, max_steps
         ):
             yield Solutions(self._encoder.decode(tokens, X), confidence, n_steps)
 
-    def staged_predict(self, X: Any, *, max_steps: int | None = None) -> Iterator[Any]:
+    def staged_predict(
+        self, X: Any, *, task_ids: Any = None, max_steps: int | None = None
+    ) -> Iterator[Any]:
         """Yield the answers after each supervision step; the last are ``predict``'s.
 
         Parameters
         ----------
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
         max_steps : int, default=None
             Supervision steps at most; None takes the estimator's ``max_steps``.
 
@@ -249,10 +269,12 @@ class GridAnswers:
         y : ndarray or list of ndarray
             As ``predict`` returns. A row that has halted keeps its answer.
         """
-        for solutions in self.staged_solve(X, max_steps=max_steps):
+        for solutions in self.staged_solve(X, task_ids=task_ids, max_steps=max_steps):
             yield solutions.answers
 
-    def predict_proba(self, X: Any, *, max_steps: int | None = None) -> Any:
+    def predict_proba(
+        self, X: Any, *, task_ids: Any = None, max_steps: int | None = None
+    ) -> Any:
         """Return the probability of each symbol in each cell.
 
         These are the network's, at the step at which a row halts. They are not
@@ -263,6 +285,8 @@ class GridAnswers:
         ----------
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
         max_steps : int, default=None
             Supervision steps at most; None takes the estimator's ``max_steps``.
 
@@ -275,7 +299,7 @@ class GridAnswers:
             list of n arrays (h, w, n_classes). Classes are in the order of
             ``classes_``.
         """
-        inputs, X = self._questions(X)
+        inputs, X = self._questions(X, task_ids)
         both, _, _ = self._solve(inputs, self._read_probabilities, max_steps)
         return self._arrange(both, X)
 
@@ -285,6 +309,7 @@ class GridAnswers:
         y: Any,
         sample_weight: Any = None,
         *,
+        task_ids: Any = None,
         max_steps: int | None = None,
         n_rollouts: int = 1,
         augment_votes: int = 1,
@@ -301,6 +326,8 @@ class GridAnswers:
             Right answers.
         sample_weight : array-like of shape (n,), default=None
             Weights of the rows.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
         max_steps, n_rollouts, augment_votes, choose, verifier : optional
             How long and how often to try, and which answer to take, as in
             :meth:`solve`.
@@ -312,6 +339,7 @@ class GridAnswers:
         """
         answers = self.predict(
             X,
+            task_ids=task_ids,
             max_steps=max_steps,
             n_rollouts=n_rollouts,
             augment_votes=augment_votes,
@@ -330,6 +358,13 @@ class GridAnswers:
         ):
             if not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name} must be an int >= 1, got {value!r}.")
+        if n_rollouts > 1 and not self.rollout_noise:
+            raise ValueError(
+                f"n_rollouts={n_rollouts} needs rollout_noise above 0 for the tries to "
+                f"differ, got rollout_noise=0."
+            )
+        if self._has_tasks:
+            return self._task_tries(n_rollouts, augment_votes)
         seed = self._seeds[3]
         views = [Transform()]
         space = self._space()
@@ -338,11 +373,6 @@ class GridAnswers:
             raise ValueError(
                 f"augment_votes={augment_votes} needs transforms to look through: set "
                 f"augmentation to symmetries of the task, or augment_votes to 1."
-            )
-        if n_rollouts > 1 and not self.rollout_noise:
-            raise ValueError(
-                f"n_rollouts={n_rollouts} needs rollout_noise above 0 for the tries to "
-                f"differ, got rollout_noise=0."
             )
         generator = torch.Generator().manual_seed(seed)
         alike = self._sizes.get("symbols", ())
@@ -374,11 +404,11 @@ class GridAnswers:
             return Vote(len(X), n_tries, partial(self._encoder.visible, X))
         return Choice(len(X), n_tries)
 
-    def _questions(self, X: Any) -> tuple[np.ndarray, Grids]:
+    def _questions(self, X: Any, task_ids: Any) -> tuple[np.ndarray, Grids]:
         """Check and encode questions for prediction."""
         check_is_fitted(self)
         X = self._check_X(X, reset=False)
-        return self._encoder.encode_X(X), X
+        return self._with_tasks(self._encoder.encode_X(X), task_ids, X), X
 
     def _read_answers(self, answer_logits: Tensor) -> Tensor:
         """Return each cell's likeliest token of y, negative where PAD beats it."""

@@ -34,6 +34,8 @@ LAYERS = [
         "_table_answers",
         "_table_task",
         "_task",
+        "_tasks",
+        "arc",
         "inspection",
     },
     {"__init__"},
