@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from sktrm._encoding import PAD, GridEncoder, Grids
-from sktrm._tries import Choice, Tries, Verified, Vote, draw_views
+from sktrm._tries import Choice, Ranking, Tries, Verified, Vote, draw_views
 from sktrm.augmentation import Transform
 from sktrm.metrics import exact_match_score
 from sktrm.nn import log_probabilities
@@ -349,6 +349,50 @@ class GridAnswers:
         return exact_match_score(
             y, answers, sample_weight=sample_weight, ignore_value=self.ignore_value
         )
+
+    def predict_top_k(
+        self,
+        X: Any,
+        k: int = 2,
+        *,
+        task_ids: Any = None,
+        max_steps: int | None = None,
+        n_rollouts: int = 1,
+        augment_votes: int = 1,
+    ) -> list[list[np.ndarray]]:
+        """Return the ``k`` different answers that most tries give to each row.
+
+        Of answers with as many votes the one with the higher halting probability comes
+        first. ARC takes two.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
+            Questions, of the form of those in ``fit``.
+        k : int, default=2
+            Answers to each row at most.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
+        max_steps, n_rollouts, augment_votes : optional
+            How long and how often to try, as in :meth:`solve`.
+
+        Returns
+        -------
+        answers : list of n lists of ndarray
+            Best first; fewer than ``k`` where tries agree.
+        """
+        if not isinstance(k, Integral) or k < 1:
+            raise ValueError(f"k must be an int >= 1, got {k!r}.")
+        inputs, X = self._questions(X, task_ids)
+        tries = self._tries(n_rollouts, augment_votes)
+        visible = partial(self._encoder.visible, X)
+        ranking = Ranking(len(X), len(tries), visible)
+        self._solve(inputs, self._read_answers, max_steps, tries, ranking)
+        best = [ranking.best(row, int(k)) for row in range(len(X))]
+        return [
+            [self._encoder.decode(a[None], X[row : row + 1])[0] for a in answers]
+            for row, answers in enumerate(best)
+        ]
 
     def _tries(self, n_rollouts: int, augment_votes: int) -> Tries:
         """Draw what tells the tries of a row apart."""

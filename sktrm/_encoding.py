@@ -181,6 +181,9 @@ class GridEncoder:
     holds the largest one; the cells around them are PAD.
     """
 
+    # Of encoders that were stored before there was one.
+    given_canvas: tuple[int, int] | None = None
+
     def __init__(
         self,
         ignore_value: Any = None,

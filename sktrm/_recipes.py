@@ -57,6 +57,9 @@ _PAPER_ARC = {
     "weight_decay": 0.1,
     "max_epochs": 100_000,
     "augmentation": _ARC_SYMMETRIES,
+    "canvas": (30, 30),
+    "n_augmentations": 1000,
+    "task_lr": 0.01,
 }
 _SMALL_SUDOKU = {"symbols": "interchangeable"}
 _SMALL_MAZE = {"hidden_size": 64, "mixer": "attention", "augmentation": None}
@@ -64,6 +67,8 @@ _SMALL_ARC = {
     "hidden_size": 64,
     "mixer": "attention",
     "augmentation": _ARC_SYMMETRIES,
+    "canvas": (30, 30),
+    "n_augmentations": 16,
 }
 
 RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
