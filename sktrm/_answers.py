@@ -1,6 +1,6 @@
 """What a fitted solver says: answers, their stages, probabilities, scores."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -10,9 +10,9 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sktrm._encoding import PAD, GridEncoder, Grids
-from sktrm._tries import Choice, Ranking, Tries, Verified, Vote, draw_views
-from sktrm.augmentation import Transform
+from sktrm._choosing import Choosing, Verifier
+from sktrm._encoding import PAD, Grids
+from sktrm._tries import Ranking
 from sktrm.metrics import exact_match_score
 from sktrm.nn import log_probabilities
 
@@ -25,59 +25,19 @@ class Solutions(NamedTuple):
     n_steps: np.ndarray  # (n,) supervision steps taken
 
 
-Verifier = Callable[[np.ndarray, np.ndarray], bool]
-
-
-class _Asking:
-    """Asks a user's verifier about rows and answers as the user knows them."""
-
-    def __init__(self, verifier: Verifier, encoder: GridEncoder, X: Grids) -> None:
-        if not callable(verifier):
-            raise ValueError(
-                f"verifier must be a callable (X_row, y_row) -> bool, got {verifier!r}."
-            )
-        self.verifier = verifier
-        self.encoder = encoder
-        self.X = X
-
-    def __call__(self, row: int, tokens: np.ndarray) -> bool:
-        """Tell whether the verifier accepts ``tokens`` as the answer of ``row``."""
-        question = self.X[row : row + 1]
-        (answer,) = self.encoder.decode(tokens[None], question)
-        try:
-            verdict = self.verifier(question[0], answer)
-        except Exception as error:
-            error.add_note(f"The verifier raised this at row {row} of X.")
-            raise
-        if np.ndim(verdict) or not isinstance(verdict, bool | np.bool_ | Integral):
-            raise ValueError(
-                f"verifier must return True or False for a row, got {verdict!r} at row "
-                f"{row} of X."
-            )
-        return bool(verdict)
-
-
-class GridAnswers:
+class GridAnswers(Choosing):
     """Prediction with a fitted :class:`~sktrm.TRMSolver`.
 
     Turns the logits of the steps into symbols. The host class checks questions
-    (``_check_X``), steps the model (``_solve``, ``_stages``) and knows the symmetries
-    of the task (``_space``, ``_augmentations``).
+    (``_check_X``), puts their tasks before them (``_with_tasks``) and steps the model
+    (``_solve``, ``_stages``).
     """
 
-    _encoder: GridEncoder
     _check_X: Any
     _solve: Any
     _stages: Any
-    _space: Any
-    _augmentations: Any
     _with_tasks: Any
-    _has_tasks: bool
-    _task_tries: Any
-    _seeds: list[int]
-    _sizes: dict[str, Any]
     _loss: str
-    rollout_noise: float
     ignore_value: Any
 
     def solve(
@@ -393,60 +353,6 @@ class GridAnswers:
             [self._encoder.decode(a[None], X[row : row + 1])[0] for a in answers]
             for row, answers in enumerate(best)
         ]
-
-    def _tries(self, n_rollouts: int, augment_votes: int) -> Tries:
-        """Draw what tells the tries of a row apart."""
-        for name, value in (
-            ("n_rollouts", n_rollouts),
-            ("augment_votes", augment_votes),
-        ):
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} must be an int >= 1, got {value!r}.")
-        if n_rollouts > 1 and not self.rollout_noise:
-            raise ValueError(
-                f"n_rollouts={n_rollouts} needs rollout_noise above 0 for the tries to "
-                f"differ, got rollout_noise=0."
-            )
-        if self._has_tasks:
-            return self._task_tries(n_rollouts, augment_votes)
-        seed = self._seeds[3]
-        views = [Transform()]
-        space = self._space()
-        augmentations = [a for a in self._augmentations(space) if not a.needs_rows]
-        if augment_votes > 1 and not augmentations:
-            raise ValueError(
-                f"augment_votes={augment_votes} needs transforms to look through: set "
-                f"augmentation to symmetries of the task, or augment_votes to 1."
-            )
-        generator = torch.Generator().manual_seed(seed)
-        alike = self._sizes.get("symbols", ())
-        views += draw_views(augmentations, augment_votes - 1, space, generator, alike)
-        return Tries(int(n_rollouts), self.rollout_noise, seed, views)
-
-    def _choice(
-        self,
-        X: Grids,
-        n_tries: int,
-        choose: str,
-        augment_votes: int,
-        verifier: Verifier | None,
-    ) -> Choice:
-        """Make what decides between the tries."""
-        if choose not in ("auto", "confidence", "vote"):
-            raise ValueError(
-                f"choose must be 'auto', 'confidence' or 'vote', got {choose!r}."
-            )
-        if verifier is not None:
-            if choose != "auto":
-                raise ValueError(
-                    f"choose must be 'auto' with a verifier, which chooses, got "
-                    f"{choose!r}."
-                )
-            asking = _Asking(verifier, self._encoder, X)
-            return Verified(len(X), n_tries, asking)
-        if choose == "vote" or (choose == "auto" and augment_votes > 1):
-            return Vote(len(X), n_tries, partial(self._encoder.visible, X))
-        return Choice(len(X), n_tries)
 
     def _questions(self, X: Any, task_ids: Any) -> tuple[np.ndarray, Grids]:
         """Check and encode questions for prediction."""

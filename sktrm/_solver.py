@@ -9,14 +9,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from sktrm._answers import GridAnswers
 from sktrm._base import BaseTRM
-from sktrm._recipes import recipe
+from sktrm._recipes import FromRecipe
 from sktrm._task import GridTask, weighing
 from sktrm._tasks import check_task_ids
 from sktrm.augmentation import Augmentation
 from sktrm.nn.blocks import POSITIONS
 
 
-class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
+class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     """Solve puzzles and transform grids with a tiny recursive network.
 
     The network answers a question, looks at its own answer, improves it, and stops when
@@ -316,50 +316,6 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
         self.callbacks = callbacks
         self.random_state = random_state
         self.verbose = verbose
-
-    @classmethod
-    def from_recipe(
-        cls, name: str, size: str = "paper", **overrides: Any
-    ) -> "TRMSolver":
-        """Make an unfitted solver with the settings of a published benchmark.
-
-        ``docs/recipes.md`` gives the source of each value, and says what cannot be
-        reproduced exactly.
-
-        Parameters
-        ----------
-        name : {"sudoku-extreme", "maze-hard", "arc-agi-1", "arc-agi-2"}
-            The benchmark.
-        size : {"paper", "small"}, default="paper"
-            "paper" takes the hyper-parameters of [1]_ and its code, for a GPU and many
-            hours; "small" what we recommend on a CPU.
-        **overrides : parameters of :class:`TRMSolver`
-            Values to take instead of the recipe's.
-
-        Returns
-        -------
-        solver : TRMSolver
-            Not fitted.
-
-        Raises
-        ------
-        ValueError
-            If there is no such name, size or parameter; the message lists those that
-            there are.
-
-        References
-        ----------
-        .. [1] A. Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny
-           Networks", arXiv:2510.04871, 2025.
-
-        Examples
-        --------
-        >>> from sktrm import TRMSolver
-        >>> solver = TRMSolver.from_recipe("sudoku-extreme", max_epochs=10)
-        >>> solver.hidden_size, solver.mixer, solver.max_epochs
-        (512, 'mlp', 10)
-        """
-        return cls(**recipe(name, size)).set_params(**overrides)
 
     def fit(
         self,

@@ -28,6 +28,7 @@ LAYERS = [
     {"_encoding", "_tables", "datasets", "metrics", "_base", "_recipes"},
     {
         "_answers",
+        "_choosing",
         "_classifier",
         "_pretrained",
         "_solver",
