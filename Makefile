@@ -4,7 +4,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 OLDEST := .venv-oldest
 
-.PHONY: demo test check check-oldest lint types format examples bench clean
+.PHONY: demo test check check-oldest lint types format examples bench \
+	bench-sudoku bench-mazes bench-arc clean
 
 # make demo                                  9x9 Sudokus from the generator
 # make demo DATA=puzzles.csv [MAX_RATING=1.5] your own puzzles
@@ -38,6 +39,16 @@ examples: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/foundation.py
 	$(BIN)/python benchmarks/choices.py
+
+# The published benchmarks. make bench-sudoku ARGS='--budget 600 --out sudoku.jsonl'
+bench-sudoku: $(READY)
+	$(BIN)/python benchmarks/sudoku_extreme.py $(ARGS)
+
+bench-mazes: $(READY)
+	$(BIN)/python benchmarks/maze_hard.py $(ARGS)
+
+bench-arc: $(READY)
+	$(BIN)/python benchmarks/arc_agi.py $(ARGS)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "sktrm needs Python >= 3.11"'

@@ -33,7 +33,7 @@ SETTINGS = {
 SPACE = TokenSpace((9, 9), 11, {d: d + 1 for d in range(10)}, tuple(range(2, 11)))
 EVALUATION_BATCH = 256
 # Validations in the time of training.
-N_VALIDATIONS = 15
+N_VALIDATIONS = 6
 
 
 def make_head(folder, **config):
@@ -188,7 +188,7 @@ def train_authors(authors, train, validation, budget, seed):
         seconds = supervision.perf_counter() - start
         progress = seconds / budget
         if seconds >= due or progress >= 1:
-            due += budget / N_VALIDATIONS
+            due = seconds + budget / N_VALIDATIONS
             model = authors.averaged()
             right = answer(model, validation[0], authors.device).answers
             exact = float((right == validation[1]).all(axis=(1, 2)).mean())

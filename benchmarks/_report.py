@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import time
 from datetime import UTC, datetime
 
@@ -155,7 +156,7 @@ def show_literature(rows):
     """Print rows (system, figures, source) to compare with."""
     print("\nFrom the literature, on the whole test set:")
     for system, value, source in rows:
-        print(f"  {system:<44}{value:<30}{source}")
+        print(f"  {system:<40}{value:<32} {source}")
 
 
 def environment(device):
@@ -176,6 +177,8 @@ def environment(device):
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "cores": len(os.sched_getaffinity(0)),
             "threads": torch.get_num_threads(),
+            # Linux counts kilobytes.
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         },
     }
 

@@ -1,6 +1,6 @@
 """What a fitted solver says: answers, their stages, probabilities, scores."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -10,9 +10,9 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from sktrm._encoding import PAD, GridEncoder, Grids
-from sktrm._tries import Choice, Tries, Verified, Vote, draw_views
-from sktrm.augmentation import Transform
+from sktrm._choosing import Choosing, Verifier
+from sktrm._encoding import PAD, Grids
+from sktrm._tries import Ranking
 from sktrm.metrics import exact_match_score
 from sktrm.nn import log_probabilities
 
@@ -25,62 +25,26 @@ class Solutions(NamedTuple):
     n_steps: np.ndarray  # (n,) supervision steps taken
 
 
-Verifier = Callable[[np.ndarray, np.ndarray], bool]
-
-
-class _Asking:
-    """Asks a user's verifier about rows and answers as the user knows them."""
-
-    def __init__(self, verifier: Verifier, encoder: GridEncoder, X: Grids) -> None:
-        if not callable(verifier):
-            raise ValueError(
-                f"verifier must be a callable (X_row, y_row) -> bool, got {verifier!r}."
-            )
-        self.verifier = verifier
-        self.encoder = encoder
-        self.X = X
-
-    def __call__(self, row: int, tokens: np.ndarray) -> bool:
-        """Tell whether the verifier accepts ``tokens`` as the answer of ``row``."""
-        question = self.X[row : row + 1]
-        (answer,) = self.encoder.decode(tokens[None], question)
-        try:
-            verdict = self.verifier(question[0], answer)
-        except Exception as error:
-            error.add_note(f"The verifier raised this at row {row} of X.")
-            raise
-        if np.ndim(verdict) or not isinstance(verdict, bool | np.bool_ | Integral):
-            raise ValueError(
-                f"verifier must return True or False for a row, got {verdict!r} at row "
-                f"{row} of X."
-            )
-        return bool(verdict)
-
-
-class GridAnswers:
+class GridAnswers(Choosing):
     """Prediction with a fitted :class:`~sktrm.TRMSolver`.
 
     Turns the logits of the steps into symbols. The host class checks questions
-    (``_check_X``), steps the model (``_solve``, ``_stages``) and knows the symmetries
-    of the task (``_space``, ``_augmentations``).
+    (``_check_X``), puts their tasks before them (``_with_tasks``) and steps the model
+    (``_solve``, ``_stages``).
     """
 
-    _encoder: GridEncoder
     _check_X: Any
     _solve: Any
     _stages: Any
-    _space: Any
-    _augmentations: Any
-    _seeds: list[int]
-    _sizes: dict[str, Any]
+    _with_tasks: Any
     _loss: str
-    rollout_noise: float
     ignore_value: Any
 
     def solve(
         self,
         X: Any,
         *,
+        task_ids: Any = None,
         max_steps: int | None = None,
         n_rollouts: int = 1,
         augment_votes: int = 1,
@@ -93,6 +57,8 @@ class GridAnswers:
         ----------
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
         max_steps : int, default=None
             Supervision steps of a try at most; None takes the estimator's
             ``max_steps``.
@@ -131,7 +97,7 @@ class GridAnswers:
             differ (``augment_votes`` without ``augmentation``), or if ``verifier``
             returns something else than a truth value.
         """
-        inputs, X = self._questions(X)
+        inputs, X = self._questions(X, task_ids)
         tries = self._tries(n_rollouts, augment_votes)
         choice = self._choice(X, len(tries), choose, augment_votes, verifier)
         tokens, confidence, n_steps = self._solve(
@@ -143,6 +109,7 @@ class GridAnswers:
         self,
         X: Any,
         *,
+        task_ids: Any = None,
         max_steps: int | None = None,
         n_rollouts: int = 1,
         augment_votes: int = 1,
@@ -155,6 +122,8 @@ class GridAnswers:
         ----------
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
         max_steps, n_rollouts, augment_votes, choose, verifier : optional
             How long and how often to try, and which answer to take, as in
             :meth:`solve`.
@@ -166,6 +135,7 @@ class GridAnswers:
         """
         solutions = self.solve(
             X,
+            task_ids=task_ids,
             max_steps=max_steps,
             n_rollouts=n_rollouts,
             augment_votes=augment_votes,
@@ -178,6 +148,7 @@ class GridAnswers:
         self,
         X: Any,
         *,
+        task_ids: Any = None,
         max_steps: int | None = None,
         n_rollouts: int = 1,
         augment_votes: int = 1,
@@ -192,6 +163,8 @@ class GridAnswers:
         ----------
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
         max_steps, n_rollouts, augment_votes, choose, verifier : optional
             How long and how often to try, and which answer to take, as in
             :meth:`solve`.
@@ -203,6 +176,7 @@ class GridAnswers:
         """
         solutions = self.solve(
             X,
+            task_ids=task_ids,
             max_steps=max_steps,
             n_rollouts=n_rollouts,
             augment_votes=augment_votes,
@@ -212,7 +186,7 @@ class GridAnswers:
         return solutions.confidence
 
     def staged_solve(
-        self, X: Any, *, max_steps: int | None = None
+        self, X: Any, *, task_ids: Any = None, max_steps: int | None = None
     ) -> Iterator[Solutions]:
         """Yield what :meth:`solve` would return after each supervision step.
 
@@ -220,6 +194,8 @@ class GridAnswers:
         ----------
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
         max_steps : int, default=None
             Supervision steps at most; None takes the estimator's ``max_steps``.
 
@@ -228,19 +204,23 @@ class GridAnswers:
         solutions : Solutions
             As :meth:`solve` returns. A row that has halted keeps its answer.
         """
-        inputs, X = self._questions(X)
+        inputs, X = self._questions(X, task_ids)
         for tokens, confidence, n_steps in self._stages(
             inputs, self._read_answers, max_steps
         ):
             yield Solutions(self._encoder.decode(tokens, X), confidence, n_steps)
 
-    def staged_predict(self, X: Any, *, max_steps: int | None = None) -> Iterator[Any]:
+    def staged_predict(
+        self, X: Any, *, task_ids: Any = None, max_steps: int | None = None
+    ) -> Iterator[Any]:
         """Yield the answers after each supervision step; the last are ``predict``'s.
 
         Parameters
         ----------
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
         max_steps : int, default=None
             Supervision steps at most; None takes the estimator's ``max_steps``.
 
@@ -249,10 +229,12 @@ class GridAnswers:
         y : ndarray or list of ndarray
             As ``predict`` returns. A row that has halted keeps its answer.
         """
-        for solutions in self.staged_solve(X, max_steps=max_steps):
+        for solutions in self.staged_solve(X, task_ids=task_ids, max_steps=max_steps):
             yield solutions.answers
 
-    def predict_proba(self, X: Any, *, max_steps: int | None = None) -> Any:
+    def predict_proba(
+        self, X: Any, *, task_ids: Any = None, max_steps: int | None = None
+    ) -> Any:
         """Return the probability of each symbol in each cell.
 
         These are the network's, at the step at which a row halts. They are not
@@ -263,6 +245,8 @@ class GridAnswers:
         ----------
         X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
             Questions, of the form of those in ``fit``.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
         max_steps : int, default=None
             Supervision steps at most; None takes the estimator's ``max_steps``.
 
@@ -275,7 +259,7 @@ class GridAnswers:
             list of n arrays (h, w, n_classes). Classes are in the order of
             ``classes_``.
         """
-        inputs, X = self._questions(X)
+        inputs, X = self._questions(X, task_ids)
         both, _, _ = self._solve(inputs, self._read_probabilities, max_steps)
         return self._arrange(both, X)
 
@@ -285,6 +269,7 @@ class GridAnswers:
         y: Any,
         sample_weight: Any = None,
         *,
+        task_ids: Any = None,
         max_steps: int | None = None,
         n_rollouts: int = 1,
         augment_votes: int = 1,
@@ -301,6 +286,8 @@ class GridAnswers:
             Right answers.
         sample_weight : array-like of shape (n,), default=None
             Weights of the rows.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
         max_steps, n_rollouts, augment_votes, choose, verifier : optional
             How long and how often to try, and which answer to take, as in
             :meth:`solve`.
@@ -312,6 +299,7 @@ class GridAnswers:
         """
         answers = self.predict(
             X,
+            task_ids=task_ids,
             max_steps=max_steps,
             n_rollouts=n_rollouts,
             augment_votes=augment_votes,
@@ -322,63 +310,55 @@ class GridAnswers:
             y, answers, sample_weight=sample_weight, ignore_value=self.ignore_value
         )
 
-    def _tries(self, n_rollouts: int, augment_votes: int) -> Tries:
-        """Draw what tells the tries of a row apart."""
-        for name, value in (
-            ("n_rollouts", n_rollouts),
-            ("augment_votes", augment_votes),
-        ):
-            if not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"{name} must be an int >= 1, got {value!r}.")
-        seed = self._seeds[3]
-        views = [Transform()]
-        space = self._space()
-        augmentations = [a for a in self._augmentations(space) if not a.needs_rows]
-        if augment_votes > 1 and not augmentations:
-            raise ValueError(
-                f"augment_votes={augment_votes} needs transforms to look through: set "
-                f"augmentation to symmetries of the task, or augment_votes to 1."
-            )
-        if n_rollouts > 1 and not self.rollout_noise:
-            raise ValueError(
-                f"n_rollouts={n_rollouts} needs rollout_noise above 0 for the tries to "
-                f"differ, got rollout_noise=0."
-            )
-        generator = torch.Generator().manual_seed(seed)
-        alike = self._sizes.get("symbols", ())
-        views += draw_views(augmentations, augment_votes - 1, space, generator, alike)
-        return Tries(int(n_rollouts), self.rollout_noise, seed, views)
-
-    def _choice(
+    def predict_top_k(
         self,
-        X: Grids,
-        n_tries: int,
-        choose: str,
-        augment_votes: int,
-        verifier: Verifier | None,
-    ) -> Choice:
-        """Make what decides between the tries."""
-        if choose not in ("auto", "confidence", "vote"):
-            raise ValueError(
-                f"choose must be 'auto', 'confidence' or 'vote', got {choose!r}."
-            )
-        if verifier is not None:
-            if choose != "auto":
-                raise ValueError(
-                    f"choose must be 'auto' with a verifier, which chooses, got "
-                    f"{choose!r}."
-                )
-            asking = _Asking(verifier, self._encoder, X)
-            return Verified(len(X), n_tries, asking)
-        if choose == "vote" or (choose == "auto" and augment_votes > 1):
-            return Vote(len(X), n_tries, partial(self._encoder.visible, X))
-        return Choice(len(X), n_tries)
+        X: Any,
+        k: int = 2,
+        *,
+        task_ids: Any = None,
+        max_steps: int | None = None,
+        n_rollouts: int = 1,
+        augment_votes: int = 1,
+    ) -> list[list[np.ndarray]]:
+        """Return the ``k`` different answers that most tries give to each row.
 
-    def _questions(self, X: Any) -> tuple[np.ndarray, Grids]:
+        Of answers with as many votes the one with the higher halting probability comes
+        first. ARC takes two.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, L) or (n, H, W), data frame, or list of n grids
+            Questions, of the form of those in ``fit``.
+        k : int, default=2
+            Answers to each row at most.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row; needed if ``fit`` had them.
+        max_steps, n_rollouts, augment_votes : optional
+            How long and how often to try, as in :meth:`solve`.
+
+        Returns
+        -------
+        answers : list of n lists of ndarray
+            Best first; fewer than ``k`` where tries agree.
+        """
+        if not isinstance(k, Integral) or k < 1:
+            raise ValueError(f"k must be an int >= 1, got {k!r}.")
+        inputs, X = self._questions(X, task_ids)
+        tries = self._tries(n_rollouts, augment_votes)
+        visible = partial(self._encoder.visible, X)
+        ranking = Ranking(len(X), len(tries), visible)
+        self._solve(inputs, self._read_answers, max_steps, tries, ranking)
+        best = [ranking.best(row, int(k)) for row in range(len(X))]
+        return [
+            [self._encoder.decode(a[None], X[row : row + 1])[0] for a in answers]
+            for row, answers in enumerate(best)
+        ]
+
+    def _questions(self, X: Any, task_ids: Any) -> tuple[np.ndarray, Grids]:
         """Check and encode questions for prediction."""
         check_is_fitted(self)
         X = self._check_X(X, reset=False)
-        return self._encoder.encode_X(X), X
+        return self._with_tasks(self._encoder.encode_X(X), task_ids, X), X
 
     def _read_answers(self, answer_logits: Tensor) -> Tensor:
         """Return each cell's likeliest token of y, negative where PAD beats it."""

@@ -118,8 +118,9 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
         weights = torch.Generator().manual_seed(weights_seed)
         model = self._make_model(weights).to(self._device)
         self._n_slots = n_slots
-        slots = Slots(
-            n_slots,
+        slots = self._make_slots(
+            model,
+            n_slots=n_slots,
             n_supervision_steps=self.n_supervision_steps,
             halt_exploration=self.halt_exploration,
             augmentations=self._augmentations(space),
@@ -127,6 +128,10 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
             generator=torch.Generator(self._device).manual_seed(slots_seed),
         )
         self.net_ = self._make_net(model, slots).initialize()
+
+    def _make_slots(self, model: TinyRecursionModel, **parameters: Any) -> Slots:
+        """Return what keeps the rows in flight while ``model`` trains."""
+        return Slots(**parameters)
 
     def _loop_parameters(self) -> dict[str, Any]:
         """Return the parameters of the training loop, which may change between fits."""

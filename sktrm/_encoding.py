@@ -181,9 +181,19 @@ class GridEncoder:
     holds the largest one; the cells around them are PAD.
     """
 
-    def __init__(self, ignore_value: Any = None, handle_unknown: str = "error") -> None:
+    # Of encoders that were stored before there was one.
+    given_canvas: tuple[int, int] | None = None
+
+    def __init__(
+        self,
+        ignore_value: Any = None,
+        handle_unknown: str = "error",
+        given_canvas: tuple[int, int] | None = None,
+    ) -> None:
         self.ignore_value = ignore_value
         self.handle_unknown = handle_unknown
+        # On it grids of any size may lie, those of fit and later ones.
+        self.given_canvas = given_canvas
 
     def fit(self, X: Grids, y: Grids, classes: Sequence[Hashable] | None = None) -> Any:
         """Learn the symbols and the sizes; ``classes`` adds symbols of later ``y``."""
@@ -194,12 +204,15 @@ class GridEncoder:
         if not answers:
             raise ValueError("Every cell of y equals ignore_value: nothing to learn.")
         self.vocabulary = Vocabulary(distinct(X, "X") + answers)
-        self.x_shape = None if isinstance(X, list) else X.shape[1:]
-        self.y_shape = None if isinstance(y, list) else y.shape[1:]
+        free = self.given_canvas is not None
+        self.x_shape = None if free or isinstance(X, list) else X.shape[1:]
+        self.y_shape = None if free or isinstance(y, list) else y.shape[1:]
         self._fit_canvas(X, y)
-        self.y_follows_x = self.y_shape is None and [g.shape for g in X] == [
-            g.shape for g in y
-        ]
+        self.y_follows_x = (
+            self.y_shape is None
+            and not free
+            and [g.shape for g in X] == [g.shape for g in y]
+        )
         self.answer_symbols = _sorted(list(dict.fromkeys(answers)))
         self.answer_tokens = tuple(
             self.vocabulary.token_of[symbol] for symbol in self.answer_symbols
@@ -212,6 +225,8 @@ class GridEncoder:
     def _fit_canvas(self, X: Grids, y: Grids) -> None:
         """Choose the canvases of questions and answers and the length of a row."""
         x_canvas, y_canvas = _largest(X), _largest(y) or (1,)
+        if self.given_canvas is not None:
+            x_canvas = y_canvas = self.given_canvas
         if len(x_canvas) == len(y_canvas) == 2:
             x_canvas = y_canvas = tuple(map(max, x_canvas, y_canvas))
         self.x_canvas, self.y_canvas = x_canvas, y_canvas
@@ -307,10 +322,9 @@ class GridEncoder:
     ) -> None:
         """Raise ValueError if a grid is larger than the canvas."""
         if len(shape) != len(canvas) or any(map(int.__gt__, shape, canvas)):
-            raise ValueError(
-                f"{what} has shape {shape}, but the largest grid seen in fit is "
-                f"{canvas}."
-            )
+            known = "the largest grid seen in fit"
+            known = known if self.given_canvas is None else "canvas"
+            raise ValueError(f"{what} has shape {shape}, but {known} is {canvas}.")
 
     def _tokens(self, values: np.ndarray, name: str, unknown: str) -> np.ndarray:
         if name == "X" or self.ignore_value is None:

@@ -41,6 +41,7 @@ _NOT_STORED = ("callbacks", "device", "random_state", "verbose", "warm_start")
 _FITTED = (
     "n_features_in_",
     "feature_names_in_",
+    "tasks_",
     "n_outputs_",
     "n_iter_",
     "validation_score_",
@@ -257,8 +258,9 @@ def _rebuild(
     solver._validate_params()
     encoder = _rebuild_encoder(description["encoder"])
     fitted = {n: v for n, v in description["fitted"].items() if n in _FITTED}
-    if "feature_names_in_" in fitted:
-        fitted["feature_names_in_"] = np.array(fitted["feature_names_in_"], object)
+    for name in ("feature_names_in_", "tasks_"):
+        if name in fitted:
+            fitted[name] = np.array(fitted[name], object)
     solver.__setstate__(
         {
             **vars(solver),

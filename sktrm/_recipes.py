@@ -4,7 +4,7 @@ docs/recipes.md gives the source of each value; a test holds it against these di
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from sktrm.augmentation import Dihedral, SudokuGroup, SymbolPermutation, Translation
 
@@ -57,6 +57,9 @@ _PAPER_ARC = {
     "weight_decay": 0.1,
     "max_epochs": 100_000,
     "augmentation": _ARC_SYMMETRIES,
+    "canvas": (30, 30),
+    "n_augmentations": 1000,
+    "task_lr": 0.01,
 }
 _SMALL_SUDOKU = {"symbols": "interchangeable"}
 _SMALL_MAZE = {"hidden_size": 64, "mixer": "attention", "augmentation": None}
@@ -64,6 +67,8 @@ _SMALL_ARC = {
     "hidden_size": 64,
     "mixer": "attention",
     "augmentation": _ARC_SYMMETRIES,
+    "canvas": (30, 30),
+    "n_augmentations": 16,
 }
 
 RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -82,3 +87,50 @@ def recipe(name: str, size: str) -> dict[str, Any]:
     if size not in sizes:
         raise ValueError(f"size must be one of {sorted(sizes)}, got {size!r}.")
     return dict(sizes[size])
+
+
+class FromRecipe:
+    """Makes a solver by the name of a recipe."""
+
+    @classmethod
+    def from_recipe(cls, name: str, size: str = "paper", **overrides: Any) -> Self:
+        """Make an unfitted solver with the settings of a published benchmark.
+
+        ``docs/recipes.md`` gives the source of each value, and says what cannot be
+        reproduced exactly.
+
+        Parameters
+        ----------
+        name : {"sudoku-extreme", "maze-hard", "arc-agi-1", "arc-agi-2"}
+            The benchmark.
+        size : {"paper", "small"}, default="paper"
+            "paper" takes the hyper-parameters of [1]_ and its code, for a GPU and many
+            hours; "small" what we recommend on a CPU.
+        **overrides : parameters of :class:`TRMSolver`
+            Values to take instead of the recipe's.
+
+        Returns
+        -------
+        solver : TRMSolver
+            Not fitted.
+
+        Raises
+        ------
+        ValueError
+            If there is no such name, size or parameter; the message lists those that
+            there are.
+
+        References
+        ----------
+        .. [1] A. Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny
+           Networks", arXiv:2510.04871, 2025.
+
+        Examples
+        --------
+        >>> from sktrm import TRMSolver
+        >>> solver = TRMSolver.from_recipe("sudoku-extreme", max_epochs=10)
+        >>> solver.hidden_size, solver.mixer, solver.max_epochs
+        (512, 'mlp', 10)
+        """
+        solver = cls(**recipe(name, size))
+        return solver.set_params(**overrides)  # type: ignore[attr-defined]  # estimator

@@ -1,13 +1,13 @@
 """Rows in flight: which rows an optimiser step works on, and when they leave."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sktrm.augmentation import Augmentation, TokenSpace, augment
+from sktrm.augmentation import Augmentation, TokenSpace, Transform, augment
 from sktrm.nn import Carry, StepOutput
 
 
@@ -99,9 +99,7 @@ class Slots:
             self.data = tuple(r.new_zeros(self.n_slots, *r.shape[1:]) for r in rows)  # type: ignore[assignment]
         assert self.data is not None
         inputs, labels, weights = rows
-        inputs, labels = augment(
-            self.augmentations, inputs, labels, self.space, self.generator
-        )
+        inputs, labels = self._transform(inputs, labels)
         for store, new in zip(self.data, (inputs, labels, weights), strict=True):
             store[slots] = new
         self.steps[slots] = 0
@@ -109,6 +107,10 @@ class Slots:
         self.free[slots] = False
         self.fresh[slots] = True
         self.n_started += len(slots)
+
+    def _transform(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Transform rows that start, questions and answers alike."""
+        return augment(self.augmentations, inputs, labels, self.space, self.generator)
 
     def _draw_min_steps(self, n_rows: int) -> Tensor:
         """Draw how long each row must think: mostly 1, sometimes 2 .. N_sup."""
@@ -158,3 +160,35 @@ class Slots:
             )
         for store, new in zip(self.carry, carry, strict=True):
             store[active] = new
+
+
+class TaskSlots(Slots):
+    """Slots for rows that start with the number of their task's row.
+
+    A row is looked at through one of the task's ``views``, chosen at random; each has a
+    row of its own in the table of tasks, after that of the task.
+    """
+
+    def __init__(self, *args: Any, views: Transform, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.views = views
+
+    def _transform(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose a view for each row; then move it, as ``augmentations`` say."""
+        cells, tokens = self.views
+        assert cells is not None
+        assert tokens is not None
+        device = self.generator.device
+        chosen = torch.randint(
+            len(cells), (len(inputs),), generator=self.generator, device=device
+        )
+        view = Transform(cells[chosen].long(), tokens[chosen].long())
+        questions, labels = augment(
+            self.augmentations,
+            view(inputs[:, 1:]),
+            view(labels),
+            self.space,
+            self.generator,
+        )
+        rows = inputs[:, :1] + chosen[:, None].to(inputs.dtype)
+        return torch.cat((rows, questions), dim=1), labels

@@ -9,13 +9,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from sktrm._answers import GridAnswers
 from sktrm._base import BaseTRM
-from sktrm._recipes import recipe
+from sktrm._recipes import FromRecipe
 from sktrm._task import GridTask, weighing
+from sktrm._tasks import check_task_ids
 from sktrm.augmentation import Augmentation
 from sktrm.nn.blocks import POSITIONS
 
 
-class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
+class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     """Solve puzzles and transform grids with a tiny recursive network.
 
     The network answers a question, looks at its own answer, improves it, and stops when
@@ -118,6 +119,18 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
         or a Latin square that keeps what its question gives and whose other cells look
         alike, and nothing otherwise. Rules that no grid shows, such as different digits
         along the diagonals, need None or your own.
+    canvas : (int, int) or None, default=None
+        Height and width on which grids of any size lie, those of ``fit`` and later
+        ones; the size of every answer is then predicted. None lays grids of different
+        sizes on the largest one seen in ``fit``, and keeps grids of one size.
+    n_augmentations : int, default=16
+        With ``task_ids``, transforms of each task, drawn from ``augmentation`` before
+        training, that get an embedding of their own, and through which
+        ``augment_votes`` looks; the paper takes 1,000. Each costs a vector for each
+        task, and must be seen often enough.
+    task_lr : float, default=0.01
+        With ``task_ids``, learning rate of the embeddings of tasks. They are trained by
+        the sign of their gradient, with the schedule of ``lr`` and ``weight_decay``.
     ignore_value : object, default=None
         Cells of ``y`` with this value are neither trained on nor scored.
     handle_unknown : {"error", "ignore"}, default="error"
@@ -175,6 +188,8 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
         Loss, time and validation scores of each epoch.
     validation_score_ : float
         Exact match of the kept weights on the validation rows, if there were any.
+    tasks_ : ndarray of shape (n_tasks,)
+        Ids of the tasks that the solver knows, if it was fitted with ``task_ids``.
     net_ : skorch.NeuralNet
         The net that was trained, with its optimiser.
     module_ : sktrm.nn.TinyRecursionModel
@@ -224,6 +239,9 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
         "n_prefix_tokens": [Interval(Integral, 0, None, closed="left")],
         "rollout_noise": [Interval(Real, 0, None, closed="left")],
         "augmentation": [Augmentation, list, tuple, StrOptions({"auto"}), None],
+        "canvas": "no_validation",
+        "n_augmentations": [Interval(Integral, 0, None, closed="left")],
+        "task_lr": [Interval(Real, 0, None, closed="neither")],
         "symbols": "no_validation",
         "ignore_value": "no_validation",
         "handle_unknown": [StrOptions({"error", "ignore"})],
@@ -260,6 +278,9 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
         max_steps: int | str = "auto",
         halt_threshold: float = 0.95,
         augmentation: Any = "auto",
+        canvas: tuple[int, int] | None = None,
+        n_augmentations: int = 16,
+        task_lr: float = 0.01,
         ignore_value: Any = None,
         handle_unknown: str = "error",
         early_stopping: bool = False,
@@ -302,6 +323,9 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
         self.max_steps = max_steps
         self.halt_threshold = halt_threshold
         self.augmentation = augmentation
+        self.canvas = canvas
+        self.n_augmentations = n_augmentations
+        self.task_lr = task_lr
         self.ignore_value = ignore_value
         self.handle_unknown = handle_unknown
         self.early_stopping = early_stopping
@@ -316,59 +340,17 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
         self.random_state = random_state
         self.verbose = verbose
 
-    @classmethod
-    def from_recipe(
-        cls, name: str, size: str = "paper", **overrides: Any
-    ) -> "TRMSolver":
-        """Make an unfitted solver with the settings of a published benchmark.
-
-        ``docs/recipes.md`` gives the source of each value, and says what cannot be
-        reproduced exactly.
-
-        Parameters
-        ----------
-        name : {"sudoku-extreme", "maze-hard", "arc-agi-1", "arc-agi-2"}
-            The benchmark.
-        size : {"paper", "small"}, default="paper"
-            "paper" takes the hyper-parameters of [1]_ and its code, for a GPU and many
-            hours; "small" what we recommend on a CPU.
-        **overrides : parameters of :class:`TRMSolver`
-            Values to take instead of the recipe's.
-
-        Returns
-        -------
-        solver : TRMSolver
-            Not fitted.
-
-        Raises
-        ------
-        ValueError
-            If there is no such name, size or parameter; the message lists those that
-            there are.
-
-        References
-        ----------
-        .. [1] A. Jolicoeur-Martineau, "Less is More: Recursive Reasoning with Tiny
-           Networks", arXiv:2510.04871, 2025.
-
-        Examples
-        --------
-        >>> from sktrm import TRMSolver
-        >>> solver = TRMSolver.from_recipe("sudoku-extreme", max_epochs=10)
-        >>> solver.hidden_size, solver.mixer, solver.max_epochs
-        (512, 'mlp', 10)
-        """
-        return cls(**recipe(name, size)).set_params(**overrides)
-
     def fit(
         self,
         X: Any,
         y: Any,
         sample_weight: Any = None,
         *,
+        task_ids: Any = None,
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
+        task_ids_val: Any = None,
     ) -> "TRMSolver":
         """Learn to answer ``X`` with ``y``.
 
@@ -381,11 +363,17 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
             Answers. They may have another number of cells than the questions.
         sample_weight : array-like of shape (n,), default=None
             Weights of the rows in the loss; rows of weight zero are left out.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row, where rows are of several tasks that a question does
+            not tell apart, as in ARC. Each task gets an embedding, which the network
+            reads before the grid; prediction then needs ``task_ids``, too.
         X_val, y_val : like X and y, default=None
             Rows to validate on after each epoch. The weights that do best are kept;
             with ``early_stopping`` training ends when they stop getting better.
         sample_weight_val : array-like of shape (n_val,), default=None
             Weights of those rows in the validation scores.
+        task_ids_val : array-like of shape (n_val,), default=None
+            Their tasks, which must be among ``task_ids``.
 
         Returns
         -------
@@ -408,21 +396,28 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
         self._validate_params()
         goes_on = self.warm_start and hasattr(self, "net_")
         X, y = self._check_X_y(X, y, reset=not goes_on)
-        X, y, sample_weight = weighing(X, y, sample_weight)
+        ids = check_task_ids(task_ids, X)
+        X, y, sample_weight, ids = weighing(X, y, sample_weight, ids)
         if not goes_on:
-            self._learn_symbols(X, y)
+            self._learn_symbols(X, y, task_ids=ids)
         rows, held_out = self._split(
-            X, y, sample_weight, X_val, y_val, sample_weight_val
+            X, y, sample_weight, X_val, y_val, sample_weight_val, ids, task_ids_val
         )
         if not goes_on:
             self._find_symmetries(rows)
             self._start_training(self._space(), min(self.batch_size, len(rows)))
-        given = None if sample_weight is None else {"sample_weight": sample_weight}
+        given = _metadata(sample_weight=sample_weight, task_ids=ids)
         self._train(rows, held_out, self.max_epochs, X=X, y=y, metadata=given)
         return self
 
     def partial_fit(
-        self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
+        self,
+        X: Any,
+        y: Any,
+        classes: Any = None,
+        sample_weight: Any = None,
+        *,
+        task_ids: Any = None,
     ) -> "TRMSolver":
         """Train for one epoch: start every row once, at a constant learning rate.
 
@@ -439,6 +434,8 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
             not hold them all.
         sample_weight : array-like of shape (n,), default=None
             Weights of the rows in the loss.
+        task_ids : array-like of shape (n,), default=None
+            The task of each row, as in :meth:`fit`; the first call must know all.
 
         Returns
         -------
@@ -448,13 +445,14 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
         self._validate_params()
         goes_on = hasattr(self, "net_")
         X, y = self._check_X_y(X, y, reset=not goes_on)
+        ids = check_task_ids(task_ids, X)
         if not goes_on:
-            self._learn_symbols(X, y, classes)
-        rows = self._make_rows(X, y, sample_weight)
+            self._learn_symbols(X, y, classes, ids)
+        rows = self._make_rows(X, y, sample_weight, task_ids=ids)
         if not goes_on:
             self._find_symmetries(rows)
             self._start_training(self._space(), self.batch_size)
-        given = None if sample_weight is None else {"sample_weight": sample_weight}
+        given = _metadata(sample_weight=sample_weight, task_ids=ids)
         self._train(rows, None, None, X=X, y=y, metadata=given)
         return self
 
@@ -464,3 +462,8 @@ class TRMSolver(GridAnswers, ClassifierMixin, GridTask):
         tags.input_tags.categorical = True
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _metadata(**given: Any) -> dict[str, Any] | None:
+    """Return what was given beside X and y, for the callbacks of scikit-learn."""
+    return {name: value for name, value in given.items() if value is not None} or None

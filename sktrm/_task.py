@@ -1,6 +1,7 @@
 """What a solver learns of its task before it trains: symbols, sizes, symmetries."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -10,27 +11,28 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from sktrm._base import BaseTRM, check_weights
+from sktrm._base import check_weights
 from sktrm._device import has_cxx_compiler
 from sktrm._encoding import GridEncoder, Grids, as_grids
 from sktrm._slots import Rows
+from sktrm._tasks import TaskLearning
 from sktrm.augmentation import Augmentation, TokenSpace, find_symmetries
-from sktrm.nn import TinyRecursionModel, build_equivariant
+from sktrm.nn import TinyRecursionModel, build_equivariant, build_task_model
 
 # Beyond this, token mixing costs more than attention and learns slower.
 _LONGEST_TOKEN_MIXING = 128
 
 
-class GridTask(BaseTRM):
+class GridTask(TaskLearning):
     """From grids and parameters to encoded rows and the sizes of a model.
 
     The host class, :class:`~sktrm.TRMSolver`, has the parameters.
     """
 
-    symbols: Any
     ignore_value: Any
     handle_unknown: str
     augmentation: Any
+    canvas: Any
     n_prefix_tokens: int
     positions: str
     # What augmentation="auto" found in the data.
@@ -57,15 +59,19 @@ class GridTask(BaseTRM):
             validate_data(self, X, skip_check_array=True, reset=reset)
         return grids
 
-    def _learn_symbols(self, X: Grids, y: Grids, classes: Any = None) -> None:
-        """Learn the encoding; settle what a fit does not change later."""
-        encoder = GridEncoder(self.ignore_value, self.handle_unknown)
+    def _learn_symbols(
+        self, X: Grids, y: Grids, classes: Any = None, task_ids: Any = None
+    ) -> None:
+        """Learn the encoding and the tasks; settle what a fit does not change later."""
+        canvas = None if self.canvas is None else _two_sides(self.canvas)
+        encoder = GridEncoder(self.ignore_value, self.handle_unknown, canvas)
         self._encoder = encoder.fit(X, y, classes)
         self.classes_ = encoder.classes
         self.n_features_in_ = encoder.n_features
         self.n_outputs_ = encoder.n_outputs
-        self._sizes = self._model_sizes()
         self._begin_fit()
+        self._learn_tasks(task_ids)
+        self._sizes = self._model_sizes()
 
     def _model_sizes(self) -> dict[str, Any]:
         """Return the sizes of the model for the symbols and grids seen in fit."""
@@ -92,7 +98,11 @@ class GridTask(BaseTRM):
             "n_deep_recursions": self.n_deep_recursions,
         }
         if self.symbols is None:
-            return {**sizes, "n_prefix_tokens": self.n_prefix_tokens}
+            sizes["n_prefix_tokens"] = self.n_prefix_tokens
+            if self._has_tasks:
+                space = self._space()
+                return self._task_sizes(sizes, space, self._augmentations(space))
+            return sizes
         return {**sizes, "symbols": self._symbol_tokens()}
 
     def _symbol_tokens(self) -> tuple[int, ...]:
@@ -143,7 +153,8 @@ class GridTask(BaseTRM):
 
     def _find_symmetries(self, rows: Rows) -> None:
         """Look for the symmetries that ``augmentation="auto"`` takes."""
-        if isinstance(self.augmentation, str):
+        self._found_symmetries = ()
+        if isinstance(self.augmentation, str) and not self._has_tasks:
             inputs, labels = rows.inputs.cpu().numpy(), rows.labels.cpu().numpy()
             self._found_symmetries = find_symmetries(inputs, labels, self._space())
 
@@ -158,9 +169,17 @@ class GridTask(BaseTRM):
             ragged=encoder.one_shape is None,
         )
 
-    def _make_rows(self, X: Grids, y: Grids, sample_weight: Any, of: str = "") -> Rows:
+    def _make_rows(
+        self,
+        X: Grids,
+        y: Grids,
+        sample_weight: Any,
+        of: str = "",
+        task_ids: Any = None,
+    ) -> Rows:
         """Encode labelled rows; rows of weight zero are left out."""
         inputs, labels = self._encoder.encode_X(X), self._encoder.encode_y(y)
+        inputs = self._with_tasks(inputs, task_ids, X, f"task_ids{of}")
         weights = check_weights(sample_weight, inputs, of)
         return self._on_device(inputs, labels, weights)
 
@@ -172,27 +191,37 @@ class GridTask(BaseTRM):
         X_val: Any,
         y_val: Any,
         sample_weight_val: Any,
+        task_ids: Any = None,
+        task_ids_val: Any = None,
     ) -> tuple[Rows, Rows | None]:
         """Encode the rows to train on and those to validate on, if any."""
         if (X_val is None) != (y_val is None):
             raise ValueError("X_val and y_val must be given together.")
         if X_val is None and sample_weight_val is not None:
             raise ValueError("sample_weight_val must be None without X_val and y_val.")
-        rows = self._make_rows(X, y, sample_weight)
+        if X_val is None and task_ids_val is not None:
+            raise ValueError("task_ids_val must be None without X_val and y_val.")
+        rows = self._make_rows(X, y, sample_weight, task_ids=task_ids)
         if X_val is not None:
             X_val, y_val = self._check_X(X_val, reset=False), as_grids(y_val, "y_val")
             check_consistent_length(X_val, y_val)
-            return rows, self._make_rows(X_val, y_val, sample_weight_val, "_val")
+            return rows, self._make_rows(
+                X_val, y_val, sample_weight_val, "_val", task_ids_val
+            )
         if self.early_stopping:
             return self._hold_out(rows)
         return rows, None
 
     def _make_model(self, generator: torch.Generator) -> TinyRecursionModel:
         """Build a model of the sizes that fit decided on."""
-        build = (
-            build_equivariant if "symbols" in self._sizes else TinyRecursionModel.build
-        )
-        return self._with_dtype(build(**self._sizes, generator=generator))
+        build: Callable[..., TinyRecursionModel] = TinyRecursionModel.build
+        if "symbols" in self._sizes:
+            build = build_equivariant
+        elif "n_views" in self._sizes:
+            build = build_task_model
+        model = self._with_dtype(build(**self._sizes, generator=generator))
+        self._set_views(model)
+        return model
 
     def _learning_rate(self) -> float:
         """Return ``lr``, or what stands for "auto"."""
@@ -231,15 +260,32 @@ def _listed(symbols: Any) -> list[Any]:
         ) from error
 
 
-def weighing(X: Grids, y: Grids, sample_weight: Any) -> tuple[Grids, Grids, Any]:
+def _two_sides(canvas: Any) -> tuple[int, int]:
+    """Return height and width of a canvas, or raise ValueError."""
+    sides = tuple(canvas) if isinstance(canvas, Iterable) else ()
+    if len(sides) != 2 or not all(
+        isinstance(s, Integral) and int(s) > 0 for s in sides
+    ):
+        raise ValueError(
+            f"canvas must be two whole numbers above 0, height and width, or None, got "
+            f"{canvas!r}."
+        )
+    return int(sides[0]), int(sides[1])
+
+
+def weighing(
+    X: Grids, y: Grids, sample_weight: Any, task_ids: Any = None
+) -> tuple[Grids, Grids, Any, Any]:
     """Leave out the rows of weight zero: their symbols are not learned either."""
     if sample_weight is None:
-        return X, y, None
+        return X, y, None, task_ids
     weights = check_weights(sample_weight, X)
     kept = np.flatnonzero(weights)
     if len(kept) == len(weights):
-        return X, y, weights
-    return _take(X, kept), _take(y, kept), weights[kept]
+        return X, y, weights, task_ids
+    if task_ids is not None:
+        task_ids = task_ids[kept]
+    return _take(X, kept), _take(y, kept), weights[kept], task_ids
 
 
 def _take(grids: Grids, rows: np.ndarray) -> Grids:

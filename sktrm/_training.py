@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from sktrm._inference import Verdict, evaluate
 from sktrm._slots import Rows, SlotBatch, Slots
 from sktrm.nn import StepOutput, answer_loss, halting_loss, is_right
+from sktrm.nn.tasks import share_tasks, task_table
 
 LR_SCHEDULES = {
     "constant": lambda progress: 1.0,
@@ -56,6 +57,15 @@ class SupervisionLoss(nn.Module):
         return (weights * losses).sum() / weights.sum()
 
 
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    """Copy the state of ``module`` but its tasks: many rows, of which few change."""
+    return {
+        name: tensor.clone()
+        for name, tensor in module.state_dict().items()
+        if "embedding.task." not in name
+    }
+
+
 class EarlyStop(Exception):
     """Training ends before ``max_epochs``, because it was asked to."""
 
@@ -79,8 +89,8 @@ class DeepSupervisionNet(NeuralNet):
     Beside skorch's parameters it takes the ``slots``, the ``ema_decay`` (0 for no
     average), the learning rate's ``lr_schedule`` and ``lr_warmup_steps``,
     ``max_grad_norm``, the ``depth_curriculum``, the ``max_steps`` and
-    ``halt_threshold`` of validation, ``max_time`` in seconds, and ``n_iter_no_change``
-    (None for no early stopping) with ``tol``.
+    ``halt_threshold`` of validation, ``max_time`` in seconds, ``n_iter_no_change``
+    (None for no early stopping) with ``tol``, and ``task_lr`` and ``task_weight_decay`` for embeddings of tasks.
     """
 
     def __init__(
@@ -98,6 +108,8 @@ class DeepSupervisionNet(NeuralNet):
         max_time: float | None = None,
         n_iter_no_change: int | None = None,
         tol: float = 0.0,
+        task_lr: float = 0.0,
+        task_weight_decay: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(module, criterion=SupervisionLoss, **kwargs)
@@ -112,6 +124,8 @@ class DeepSupervisionNet(NeuralNet):
         self.max_time = max_time
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
+        self.task_lr = task_lr
+        self.task_weight_decay = task_weight_decay
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
@@ -128,6 +142,8 @@ class DeepSupervisionNet(NeuralNet):
         self.average_ = (
             [AveragedModel(self.module_, multi_avg_fn=decay)] if self.ema_decay else []
         )
+        for average in self.average_:
+            share_tasks(average.module, self.module_)
         self.n_optimizer_steps_ = 0
         self.full_depth_ = self.module_.n_deep_recursions
         self.epoch_tasks_: Any = None
@@ -205,8 +221,11 @@ class DeepSupervisionNet(NeuralNet):
             training=True,
         )
         self._guard(loss, self._clip())
-        self._set_lr()
+        share = self._set_lr()
         self.optimizer_.step()
+        tasks = task_table(self.module_)
+        if tasks is not None:
+            tasks.step(share * self.task_lr, self.task_weight_decay)
         self.n_optimizer_steps_ += 1
         for average in self.average_:
             average.update_parameters(self.module_)
@@ -228,15 +247,15 @@ class DeepSupervisionNet(NeuralNet):
     def _snapshot(self) -> tuple[int, list[dict[str, Tensor]]]:
         """Copy the weights and their average."""
         modules = [self.module_, *self.average_]
-        states = [copy.deepcopy(module.state_dict()) for module in modules]
-        return self.n_optimizer_steps_, states
+        return self.n_optimizer_steps_, [_copied(module) for module in modules]
 
-    def _set_lr(self) -> None:
-        """Warm up over the first steps, then follow the schedule of rows started."""
+    def _set_lr(self) -> float:
+        """Warm up, then follow the schedule of rows started; return the share of lr."""
         warmup = min(1.0, (self.n_optimizer_steps_ + 1) / max(1, self.lr_warmup_steps))
-        progress = self._progress()
+        share = warmup * LR_SCHEDULES[self.lr_schedule](self._progress())
         for group in self.optimizer_.param_groups:
-            group["lr"] = self.lr * warmup * LR_SCHEDULES[self.lr_schedule](progress)
+            group["lr"] = self.lr * share
+        return share
 
     def _set_depth(self) -> None:
         """Recurse once in the first part of the training (arXiv 2511.08653)."""
@@ -355,7 +374,7 @@ class DeepSupervisionNet(NeuralNet):
         """Go back to the last weights that gave a finite loss, and warn."""
         good, states = self.last_good_
         for module, state in zip([self.module_, *self.average_], states, strict=True):
-            module.load_state_dict(state)
+            module.load_state_dict(state, strict=False)
         warnings.warn(
             f"Training stopped: at optimiser step {self.n_optimizer_steps_ + 1} the "
             f"loss was not finite ({error}). The weights of step {good} are kept. A "

@@ -1,7 +1,7 @@
 """Several tries at a question: what tells them apart, and which answer is kept."""
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -62,6 +62,15 @@ class Tries:
 
     def _view(self, number: int) -> Transform:
         return self.views[number % len(self.views)]
+
+
+class TaskTries(Tries):
+    """Tries at questions that start with the number of their task's row."""
+
+    def see(self, questions: Tensor, number: int) -> Tensor:
+        """Return questions and the rows of their views as try ``number`` sees them."""
+        rows = questions[:, :1] + number % len(self.views)
+        return torch.cat((rows, super().see(questions[:, 1:], number)), dim=1)
 
 
 def draw_views(
@@ -226,6 +235,27 @@ class Vote(Choice):
         if max(tallies.values()) == tallies[key]:
             self._keep(row, answer, tallies[key].confidence)
         return True
+
+
+class Ranking(Vote):
+    """A vote that remembers every answer, best first."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._given: list[dict[Hashable, np.ndarray]] = [{} for _ in self._tallies]
+
+    def judge(
+        self, row: int, number: int, answer: np.ndarray, confidence: float, halted: bool
+    ) -> bool:
+        """Count and keep the answer of a try that ends."""
+        self._given[row].setdefault(self._key(row, answer), answer)
+        return super().judge(row, number, answer, confidence, halted)
+
+    def best(self, row: int, n_answers: int) -> list[np.ndarray]:
+        """Return the answers of a row with most votes, at most ``n_answers``."""
+        tallies = self._tallies[row]
+        keys = sorted(tallies, key=lambda key: tallies[key], reverse=True)
+        return [self._given[row][key] for key in keys[:n_answers]]
 
 
 class Verified(Choice):

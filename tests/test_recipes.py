@@ -83,6 +83,7 @@ def test_a_recipe_fits_its_task(name, size):
     small = {"hidden_size": 32, "n_layers": 1, "n_latent_recursions": 1}
     small |= {"max_epochs": 1, "n_supervision_steps": 2, "max_steps": 2}
     small |= {"random_state": 0, "dtype": TINY["dtype"], "device": "cpu"}
+    small |= {"canvas": None}
     X, y = task(name)
     solver = TRMSolver.from_recipe(name, size, **small).fit(X, y)
     assert [np.shape(a) for a in solver.predict(X)] == [np.shape(a) for a in y]

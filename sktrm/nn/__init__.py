@@ -6,6 +6,7 @@ from sktrm.nn.losses import answer_loss, halting_loss, is_right, log_probabiliti
 from sktrm.nn.recursion import Carry, StepOutput, TinyRecursionModel
 from sktrm.nn.reference import load_reference
 from sktrm.nn.tables import build_table_model
+from sktrm.nn.tasks import build_task_model
 
 __all__ = [
     "Carry",
@@ -15,6 +16,7 @@ __all__ = [
     "answer_loss",
     "build_equivariant",
     "build_table_model",
+    "build_task_model",
     "halting_loss",
     "is_right",
     "load_reference",

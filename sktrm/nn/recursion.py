@@ -93,16 +93,25 @@ class Embedding(nn.Module):
             self.position = nn.Parameter(
                 truncated_normal(total, hidden_size, std=std, generator=generator)
             )
-        self.task: nn.Parameter | None = None
+        self.task: nn.Parameter | nn.Module | None = None
         self.prefix: nn.Parameter | None = None
         if task_size:
-            self.task = nn.Parameter(torch.zeros(n_tasks, task_size))
+            self.task = self._make_table(n_tasks, task_size)
         elif n_prefix_tokens:
             self.prefix = nn.Parameter(
                 truncated_normal(
                     n_prefix_tokens, hidden_size, std=std, generator=generator
                 )
             )
+
+    def _make_table(self, n_tasks: int, task_size: int) -> nn.Parameter | nn.Module:
+        """Return what holds a vector for each task; here one dense parameter."""
+        return nn.Parameter(torch.zeros(n_tasks, task_size))
+
+    def _look_up(self, task_ids: Tensor) -> Tensor:
+        """Return the vectors (batch, task_size) of tasks."""
+        assert isinstance(self.task, nn.Parameter)
+        return self.task[task_ids.long()]
 
     def forward(self, inputs: Tensor, task_ids: Tensor | None = None) -> Tensor:
         """Embed ``inputs`` (batch, length) as x (batch, prefix + length, hidden)."""
@@ -121,7 +130,7 @@ class Embedding(nn.Module):
             return self.prefix.expand(batch, -1, -1)
         if task_ids is None:
             raise ValueError("This model has a task embedding: task_ids is required.")
-        task = self.task[task_ids.long()]  # (batch, task_size)
+        task = self._look_up(task_ids)  # (batch, task_size)
         missing = self.n_prefix_tokens * self.hidden_size - task.shape[-1]
         task = F.pad(task, (0, missing))
         return task.view(batch, self.n_prefix_tokens, self.hidden_size)
@@ -210,6 +219,7 @@ class TinyRecursionModel(nn.Module):
         n_tasks: int = 0,
         n_latent_recursions: int = 6,
         n_deep_recursions: int = 3,
+        embedding_class: type[Embedding] = Embedding,
         dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> "TinyRecursionModel":
@@ -223,7 +233,7 @@ class TinyRecursionModel(nn.Module):
                 f"task_size must fit into the prefix, got task_size={task_size} > "
                 f"n_prefix_tokens * hidden_size = {n_prefix_tokens * hidden_size}."
             )
-        embedding = Embedding(
+        embedding = embedding_class(
             n_tokens,
             length,
             hidden_size,

@@ -1,0 +1,111 @@
+"""Several tries at each question: which ones, and whose answer is taken."""
+
+from collections.abc import Callable
+from functools import partial
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+
+from sktrm._encoding import GridEncoder, Grids
+from sktrm._tries import Choice, Tries, Verified, Vote, draw_views
+from sktrm.augmentation import Transform
+
+Verifier = Callable[[np.ndarray, np.ndarray], bool]
+
+
+class _Asking:
+    """Asks a user's verifier about rows and answers as the user knows them."""
+
+    def __init__(self, verifier: Verifier, encoder: GridEncoder, X: Grids) -> None:
+        if not callable(verifier):
+            raise ValueError(
+                f"verifier must be a callable (X_row, y_row) -> bool, got {verifier!r}."
+            )
+        self.verifier = verifier
+        self.encoder = encoder
+        self.X = X
+
+    def __call__(self, row: int, tokens: np.ndarray) -> bool:
+        """Tell whether the verifier accepts ``tokens`` as the answer of ``row``."""
+        question = self.X[row : row + 1]
+        (answer,) = self.encoder.decode(tokens[None], question)
+        try:
+            verdict = self.verifier(question[0], answer)
+        except Exception as error:
+            error.add_note(f"The verifier raised this at row {row} of X.")
+            raise
+        if np.ndim(verdict) or not isinstance(verdict, bool | np.bool_ | Integral):
+            raise ValueError(
+                f"verifier must return True or False for a row, got {verdict!r} at row "
+                f"{row} of X."
+            )
+        return bool(verdict)
+
+
+class Choosing:
+    """Turns what a caller says of tries into tries, and into a choice among them."""
+
+    _encoder: GridEncoder
+    _space: Any
+    _augmentations: Any
+    _has_tasks: bool
+    _task_tries: Any
+    _seeds: list[int]
+    _sizes: dict[str, Any]
+    rollout_noise: float
+
+    def _tries(self, n_rollouts: int, augment_votes: int) -> Tries:
+        """Draw what tells the tries of a row apart."""
+        for name, value in (
+            ("n_rollouts", n_rollouts),
+            ("augment_votes", augment_votes),
+        ):
+            if not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"{name} must be an int >= 1, got {value!r}.")
+        if n_rollouts > 1 and not self.rollout_noise:
+            raise ValueError(
+                f"n_rollouts={n_rollouts} needs rollout_noise above 0 for the tries to "
+                f"differ, got rollout_noise=0."
+            )
+        if self._has_tasks:
+            return self._task_tries(n_rollouts, augment_votes)
+        seed = self._seeds[3]
+        views = [Transform()]
+        space = self._space()
+        augmentations = [a for a in self._augmentations(space) if not a.needs_rows]
+        if augment_votes > 1 and not augmentations:
+            raise ValueError(
+                f"augment_votes={augment_votes} needs transforms to look through: set "
+                f"augmentation to symmetries of the task, or augment_votes to 1."
+            )
+        generator = torch.Generator().manual_seed(seed)
+        alike = self._sizes.get("symbols", ())
+        views += draw_views(augmentations, augment_votes - 1, space, generator, alike)
+        return Tries(int(n_rollouts), self.rollout_noise, seed, views)
+
+    def _choice(
+        self,
+        X: Grids,
+        n_tries: int,
+        choose: str,
+        augment_votes: int,
+        verifier: Verifier | None,
+    ) -> Choice:
+        """Make what decides between the tries."""
+        if choose not in ("auto", "confidence", "vote"):
+            raise ValueError(
+                f"choose must be 'auto', 'confidence' or 'vote', got {choose!r}."
+            )
+        if verifier is not None:
+            if choose != "auto":
+                raise ValueError(
+                    f"choose must be 'auto' with a verifier, which chooses, got "
+                    f"{choose!r}."
+                )
+            asking = _Asking(verifier, self._encoder, X)
+            return Verified(len(X), n_tries, asking)
+        if choose == "vote" or (choose == "auto" and augment_votes > 1):
+            return Vote(len(X), n_tries, partial(self._encoder.visible, X))
+        return Choice(len(X), n_tries)
