@@ -15,6 +15,7 @@ from skorch.helper import predefined_split
 from skorch.history import History
 from torch import Tensor
 
+from sktrm._asynchronous import AsynchronousSlots
 from sktrm._device import DTYPES, choose_device, choose_dtype
 from sktrm._inference import Solution, solve, stages
 from sktrm._progress import CallbackSupportMixin, train_in_tasks
@@ -116,7 +117,7 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
         weights = torch.Generator().manual_seed(weights_seed)
         model = self._make_model(weights).to(self._device)
         self._n_slots = n_slots
-        slots = Slots(
+        slots = (AsynchronousSlots if self._is_asynchronous() else Slots)(
             n_slots,
             n_supervision_steps=self.n_supervision_steps,
             halt_exploration=self.halt_exploration,
@@ -125,6 +126,10 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
             generator=torch.Generator(self._device).manual_seed(slots_seed),
         )
         self.net_ = self._make_net(model, slots).initialize()
+
+    def _is_asynchronous(self) -> bool:
+        """Tell whether training must not wait for the device at each step."""
+        return self._device.type == "cuda"
 
     def _loop_parameters(self) -> dict[str, Any]:
         """Return the parameters of the training loop, which may change between fits."""
@@ -150,6 +155,9 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
             optimizer=torch.optim.AdamW,
             optimizer__betas=(0.9, 0.95),
             optimizer__weight_decay=self.weight_decay,
+            # One kernel instead of dozens; it keeps its count of steps on the device.
+            optimizer__fused=self._is_asynchronous() or None,
+            asynchronous=self._is_asynchronous(),
             batch_size=self.batch_size,
             train_split=None,
             # skorch mutates the callbacks it is given.

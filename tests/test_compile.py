@@ -91,7 +91,7 @@ def test_copies_of_a_compiled_model_are_not_bound_to_it(sudokus, monkeypatch):
     ids=str,
 )
 def test_what_is_worth_compiling(sudokus, monkeypatch, parameters, n_rows, worth):
-    monkeypatch.setattr("sktrm._solver.has_cxx_compiler", lambda: True)
+    monkeypatch.setattr("sktrm._task.has_cxx_compiler", lambda: True)
     solver: TRMSolver = tiny_solver(max_epochs=1).fit(*sudokus)
     solver.set_params(**parameters)
     solver._sizes = {**solver._model_sizes()}

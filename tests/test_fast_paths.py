@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from conftest import tiny_solver
 from joblib import Parallel, delayed
 
+from sktrm._inference import solve
+from sktrm._tries import Choice
 from sktrm.nn import TinyRecursionModel, recursion
 from sktrm.nn.blocks import attend
 from sktrm.nn.equivariant import build_equivariant
@@ -105,3 +107,28 @@ def test_workers_share_the_cores(monkeypatch):
         delayed(torch.get_num_threads)() for _ in range(2)
     )
     assert sum(n_threads) <= max(2, torch.multiprocessing.cpu_count())
+
+
+def test_prediction_keeps_nothing_of_a_row_but_its_answer(copies):
+    seen = []
+
+    class Watched(Choice):
+        def end(self, row, number, n_steps):
+            super().end(row, number, n_steps)
+            seen.append((row, len(self._later)))
+
+    X, y = copies
+    solver = tiny_solver(max_epochs=1).fit(X, y)
+    inputs = torch.as_tensor(solver._make_rows(X, y, None).inputs)
+    solution = solve(
+        solver.module_,
+        inputs,
+        lambda logits: logits.argmax(dim=-1),
+        batch_size=16,
+        max_steps=3,
+        halt_threshold=0.5,
+        choice=Watched(len(X)),
+    )
+    assert sorted(row for row, _ in seen) == list(range(len(X)))
+    assert {n_kept for _, n_kept in seen} == {0}
+    assert (solution.n_steps >= 1).all()

@@ -366,13 +366,12 @@ class TinyRecursionModel(nn.Module):
         n_rows = len(inputs)
         # Without gradient torch would compile once more.
         if self.is_compiled_for(n_rows) and torch.is_grad_enabled():
-            assert self._compiled is not None
             if carry is None:  # always the same arguments: nothing compiles anew
                 start = self.initial_carry(n_rows)
                 carry = Carry(start.y.contiguous(), start.z.contiguous())
             if fresh is None:
                 fresh = torch.zeros(n_rows, dtype=torch.bool, device=inputs.device)
-            return self._compiled[1](inputs, carry, task_ids, fresh)
+            return self._replay(inputs, carry, task_ids, fresh)
         n_parts = math.ceil(n_rows / self._rows_at_once(inputs.device))
         steps = [
             self._cast_and_step(*part)
@@ -413,6 +412,20 @@ class TinyRecursionModel(nn.Module):
         answer_logits = self.answer_head(y)[:, self.n_prefix_tokens :]
         return StepOutput(Carry(y, z).detach(), answer_logits, self.halt_head(y))
 
+    def _replay(
+        self, inputs: Tensor, carry: Carry, task_ids: Tensor | None, fresh: Tensor
+    ) -> StepOutput:
+        """Take a compiled step; on CUDA it is a graph that is captured once."""
+        assert self._compiled is not None
+        step = self._compiled[1]
+        if not inputs.is_cuda:
+            return step(inputs, carry, task_ids, fresh)
+        # torch left its annotations out.
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        output = step(inputs, carry, task_ids, fresh)
+        # The next replay writes where this one did.
+        return output._replace(carry=Carry(*(s.clone() for s in output.carry)))
+
     def is_compiled_for(self, n_rows: int) -> bool:
         """Tell whether there is a compiled step for batches of ``n_rows``."""
         return self._compiled is not None and self._compiled[0] == n_rows
@@ -427,7 +440,10 @@ class TinyRecursionModel(nn.Module):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # torch's own, of no use to anyone
-                compiled = torch.compile(self._step, dynamic=False, **_ISOLATED)
+                mode = "reduce-overhead" if inputs.is_cuda else None
+                compiled = torch.compile(
+                    self._step, dynamic=False, mode=mode, **_ISOLATED
+                )
                 self._compiled = (len(inputs), compiled)
                 output = self(inputs)
                 # The backward pass is compiled when it is first needed.
