@@ -36,8 +36,14 @@ format: $(READY)
 examples: $(READY)
 	set -e; for example in examples/plot_*.py; do MPLBACKEND=agg $(BIN)/python $$example; done
 
+# All cases but the attention over 900 cells, of which a step takes too long on two cores.
+SPEED_CASES := "512, mlp, 81 cells" "512, attention, 81 cells" \
+	"128, mlp, 81 cells" "128, attention, 81 cells" \
+	"equivariant 32, 81 x 9" "equivariant 96, 81 x 9" "table of 20 columns"
+
 bench: $(READY)
 	$(BIN)/python benchmarks/foundation.py
+	$(BIN)/python benchmarks/speed.py --rounds 3 --cases $(SPEED_CASES)
 	$(BIN)/python benchmarks/choices.py
 
 # The published benchmarks. make bench-sudoku ARGS='--budget 600 --out sudoku.jsonl'

@@ -48,7 +48,7 @@ def overhead(batch_size, n_steps=10):
             criterion(output, labels).backward()
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimizer.step()
-            net.average_[0].update_parameters(module)
+            net._move_average()
             carry = output.carry
         return (time.perf_counter() - start) / n_steps
 

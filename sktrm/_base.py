@@ -15,6 +15,7 @@ from skorch.helper import predefined_split
 from skorch.history import History
 from torch import Tensor
 
+from sktrm._asynchronous import AsynchronousSlots
 from sktrm._device import DTYPES, choose_device, choose_dtype
 from sktrm._inference import Solution, solve, stages
 from sktrm._optimizers import BETAS, OPTIMIZERS
@@ -131,7 +132,12 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
 
     def _make_slots(self, model: TinyRecursionModel, **parameters: Any) -> Slots:
         """Return what keeps the rows in flight while ``model`` trains."""
-        return Slots(**parameters)
+        kind = AsynchronousSlots if self._is_asynchronous() else Slots
+        return kind(**parameters)
+
+    def _is_asynchronous(self) -> bool:
+        """Tell whether training must not wait for the device at each step."""
+        return self._device.type == "cuda"
 
     def _loop_parameters(self) -> dict[str, Any]:
         """Return the parameters of the training loop, which may change between fits."""
@@ -158,6 +164,9 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
             optimizer=OPTIMIZERS[self._optimizer()],
             optimizer__betas=BETAS,
             optimizer__weight_decay=self.weight_decay,
+            # One kernel instead of dozens; it keeps its count of steps on the device.
+            optimizer__fused=self._is_asynchronous() or None,
+            asynchronous=self._is_asynchronous(),
             batch_size=self.batch_size,
             train_split=None,
             # skorch mutates the callbacks it is given.

@@ -156,9 +156,9 @@ def _waiting(n_tries: int, choice: Choice) -> Iterator[tuple[int, int]]:
         rows = np.flatnonzero(number <= choice.last_try)
         if not len(rows):
             return
-        for row in rows.tolist():
+        for row in rows:
             if number <= choice.last_try[row]:  # it may have been settled meanwhile
-                yield number, row
+                yield number, int(row)
 
 
 def _board(

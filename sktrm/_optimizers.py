@@ -24,6 +24,7 @@ class MuonWithAdamW(Optimizer):
         lr: float = 1e-3,
         weight_decay: float = 0.1,
         betas: tuple[float, float] = BETAS,
+        fused: bool | None = None,
     ) -> None:
         every = [parameter for group in params for parameter in group["params"]]
         super().__init__(every, {"lr": lr})
@@ -39,7 +40,9 @@ class MuonWithAdamW(Optimizer):
             )
             self.parts.append(muon)
         if others:
-            adamw = AdamW(others, lr=lr, weight_decay=weight_decay, betas=betas)
+            adamw = AdamW(
+                others, lr=lr, weight_decay=weight_decay, betas=betas, fused=fused
+            )
             self.parts.append(adamw)
         self._show_groups()
 

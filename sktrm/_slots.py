@@ -152,6 +152,10 @@ class Slots:
         self.free[active] = halted | (steps >= self.n_supervision_steps)
         self.fresh[:] = False
 
+    def release(self) -> None:
+        """Let all rows in flight leave."""
+        self.free[:] = True
+
     def _scatter(self, active: Tensor, carry: Carry) -> None:
         """Write the carries of some slots into those of all."""
         if self.carry is None:

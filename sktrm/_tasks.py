@@ -181,6 +181,10 @@ class TaskLearning(BaseTRM):
             )
         return TaskTries(int(n_rollouts), self.rollout_noise, self._seeds[3], views)
 
+    def _is_asynchronous(self) -> bool:
+        # The rows of a table that a batch touches are found on the host.
+        return super()._is_asynchronous() and not self._has_tasks
+
     def _make_slots(self, model: TinyRecursionModel, **parameters: Any) -> Slots:
         """Return slots that look at tasks through their views."""
         if not self._has_tasks:
@@ -274,7 +278,11 @@ class TaskLearning(BaseTRM):
         asked = [p for p in self.module_.parameters() if p.requires_grad]
         for parameter in asked:
             parameter.requires_grad_(False)
-        net = self._make_net(self.module_, slots).set_params(ema_decay=0.0).initialize()
+        net = (
+            self._make_net(self.module_, slots)
+            .set_params(ema_decay=0.0, depth_curriculum=0.0)
+            .initialize()
+        )
         net.begin(len(rows) * self.max_epochs)
         try:
             net.partial_fit(rows, epochs=self.max_epochs)

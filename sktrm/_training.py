@@ -4,7 +4,6 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator
-from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -13,8 +12,8 @@ from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNet
 from skorch.callbacks import EpochTimer, PassthroughScoring
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
+from sktrm._asynchronous import LateGuard
 from sktrm._inference import Verdict, evaluate
 from sktrm._slots import Rows, SlotBatch, Slots
 from sktrm.nn import StepOutput, answer_loss, halting_loss, is_right
@@ -71,16 +70,11 @@ class EarlyStop(Exception):
 
 
 class Divergence(ArithmeticError):
-    """The loss or its gradient is not finite."""
+    """The loss or its gradient is not finite at an optimiser step, counted from 1."""
 
-
-def _average(
-    decay: float, averages: list[Tensor], weights: list[Tensor], n_averaged: Tensor
-) -> None:
-    """Move the averages towards the weights; early on faster than ``decay`` says."""
-    n = int(n_averaged)
-    # (1 + n) / (10 + n): the average must not remember the random start for long.
-    torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + n) / (10 + n)))
+    def __init__(self, step: int, figures: str = "") -> None:
+        super().__init__(figures)
+        self.step = step
 
 
 class DeepSupervisionNet(NeuralNet):
@@ -90,7 +84,9 @@ class DeepSupervisionNet(NeuralNet):
     average), the learning rate's ``lr_schedule`` and ``lr_warmup_steps``,
     ``max_grad_norm``, the ``depth_curriculum``, the ``max_steps`` and
     ``halt_threshold`` of validation, ``max_time`` in seconds, ``n_iter_no_change``
-    (None for no early stopping) with ``tol``, and ``task_lr`` and ``task_weight_decay`` for embeddings of tasks.
+    (None for no early stopping) with ``tol``, and ``task_lr`` and ``task_weight_decay``
+    for embeddings of tasks. With ``asynchronous`` no step waits for the device: what
+    happens there, a loss that is not finite, say, is learned of some steps later.
     """
 
     def __init__(
@@ -110,6 +106,7 @@ class DeepSupervisionNet(NeuralNet):
         tol: float = 0.0,
         task_lr: float = 0.0,
         task_weight_decay: float = 0.0,
+        asynchronous: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(module, criterion=SupervisionLoss, **kwargs)
@@ -126,6 +123,7 @@ class DeepSupervisionNet(NeuralNet):
         self.tol = tol
         self.task_lr = task_lr
         self.task_weight_decay = task_weight_decay
+        self.asynchronous = asynchronous
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
@@ -138,16 +136,14 @@ class DeepSupervisionNet(NeuralNet):
         """Prepare module and optimiser, the average and the record of the best."""
         super().initialize()
         # In a list, out of sight of skorch, which would hand it to the optimiser.
-        decay = partial(_average, self.ema_decay)
-        self.average_ = (
-            [AveragedModel(self.module_, multi_avg_fn=decay)] if self.ema_decay else []
-        )
-        for average in self.average_:
-            share_tasks(average.module, self.module_)
+        average = copy.deepcopy(self.module_).requires_grad_(False)
+        share_tasks(average, self.module_)
+        self.average_ = [average] if self.ema_decay else []
+        self.n_averaged_ = 0  # steps in the average
         self.n_optimizer_steps_ = 0
         self.full_depth_ = self.module_.n_deep_recursions
         self.epoch_tasks_: Any = None
-        self.last_good_ = self._snapshot()
+        self._begin_guard()
         self.begin(None)
         return self
 
@@ -175,21 +171,16 @@ class DeepSupervisionNet(NeuralNet):
         """Take the weights of another net, as if its steps had been taken here."""
         self.module_.load_state_dict(trained)
         for average in self.average_:
-            average.module.load_state_dict(averaged)
+            average.load_state_dict(averaged)
             # At 0 the next step would throw the average away.
-            average.n_averaged.fill_(n_averaged)
+            self.n_averaged_ = n_averaged
         self.n_optimizer_steps_ = n_optimizer_steps
-        self.last_good_ = self._snapshot()
-
-    @property
-    def n_averaged_(self) -> int:
-        """Steps in the average, 0 if there is none."""
-        return int(self.average_[0].n_averaged) if self.average_ else 0
+        self._begin_guard()
 
     @property
     def predictor_(self) -> nn.Module:
         """The module to predict with now: the average, if there is one."""
-        module: nn.Module = self.average_[0].module if self.average_ else self.module_
+        module: nn.Module = self.average_[0] if self.average_ else self.module_
         return module
 
     def final_state(self) -> dict[str, Tensor]:
@@ -227,22 +218,51 @@ class DeepSupervisionNet(NeuralNet):
         if tasks is not None:
             tasks.step(share * self.task_lr, self.task_weight_decay)
         self.n_optimizer_steps_ += 1
+        self._move_average()
+
+    def _move_average(self) -> None:
+        """Move the average towards the weights; early on faster than its decay says."""
+        n = self.n_averaged_
+        # (1 + n) / (10 + n): the average must not remember the random start for long.
+        decay = min(self.ema_decay, (1 + n) / (10 + n)) if n else 0.0
         for average in self.average_:
-            average.update_parameters(self.module_)
+            with torch.no_grad():
+                weights = list(self.module_.parameters())
+                torch._foreach_lerp_(list(average.parameters()), weights, 1 - decay)
+            self.n_averaged_ += 1
 
     def _clip(self) -> Tensor:
         """Clip the gradient to ``max_grad_norm``; return its norm before."""
         limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
         return nn.utils.clip_grad_norm_(self.module_.parameters(), limit)
 
+    def _begin_guard(self) -> None:
+        """Start from weights that are taken to be good."""
+        self.last_good_ = self._snapshot()
+        self.late_guard_: LateGuard | None = None
+        if self.asynchronous:
+            device = next(self.module_.parameters()).device
+            self.late_guard_ = LateGuard(device, self._snapshot)
+
     def _guard(self, loss: Tensor, grad_norm: Tensor) -> None:
         """Raise Divergence at a loss that is not finite, else remember the weights."""
+        n, late = self.n_optimizer_steps_, self.late_guard_
+        if late is not None:
+            late.watch(self.module_, loss.detach() + grad_norm, n + 1)
+            if n % SNAPSHOT_EVERY == 0:
+                self._heed(late, late.look())
+            return
         if not math.isfinite(loss.item() + grad_norm.item()):
-            raise Divergence(
-                f"loss {loss.item():g}, gradient norm {grad_norm.item():g}"
-            )
-        if self.n_optimizer_steps_ % SNAPSHOT_EVERY == 0:
+            figures = f" (loss {loss.item():g}, gradient norm {grad_norm.item():g})"
+            raise Divergence(n + 1, figures)
+        if n % SNAPSHOT_EVERY == 0:
             self.last_good_ = self._snapshot()
+
+    def _heed(self, late: LateGuard, bad_step: int) -> None:
+        """Take the late guard's good weights, and its word on the first bad step."""
+        self.last_good_ = late.good
+        if bad_step:
+            raise Divergence(bad_step)
 
     def _snapshot(self) -> tuple[int, list[dict[str, Tensor]]]:
         """Copy the weights and their average."""
@@ -288,10 +308,28 @@ class DeepSupervisionNet(NeuralNet):
         self, iterator: Any, training: bool, prefix: str, step_fn: Any, **kwargs: Any
     ) -> None:
         """Train for an epoch, or validate the predictor on the rows held out."""
-        if training:
+        if training and self.asynchronous:
+            self._run_without_waiting(iterator, step_fn)
+        elif training:
             super().run_single_epoch(iterator, training, prefix, step_fn, **kwargs)
         elif iterator is not None:
             self._validate(iterator)
+
+    def _run_without_waiting(self, iterator: Any, step_fn: Any) -> None:
+        """Train for an epoch; skorch's own loop asks for the loss of each step."""
+        losses = []
+        for batch in iterator:
+            self.notify("on_batch_begin", batch=batch, training=True)
+            step = step_fn(batch)
+            losses.append(step["loss"])
+            self.history.record_batch("train_batch_size", len(batch.inputs))
+            self.notify("on_batch_end", batch=batch, training=True, **step)
+        if self.late_guard_ is not None:
+            self._heed(self.late_guard_, self.late_guard_.wait())
+        batches = self.history[-1]["batches"]
+        for record, loss in zip(batches, torch.stack(losses).tolist(), strict=True):
+            record["train_loss"] = loss
+        self.history.record("train_batch_count", len(losses))
 
     def _validate(self, rows: Rows) -> None:
         """Record how the predictor does and keep the best one's weights."""
@@ -375,10 +413,13 @@ class DeepSupervisionNet(NeuralNet):
         good, states = self.last_good_
         for module, state in zip([self.module_, *self.average_], states, strict=True):
             module.load_state_dict(state, strict=False)
+        if self.asynchronous:  # steps were taken since, with states that are not finite
+            self.slots.release()
+            self._begin_guard()
         warnings.warn(
-            f"Training stopped: at optimiser step {self.n_optimizer_steps_ + 1} the "
-            f"loss was not finite ({error}). The weights of step {good} are kept. A "
-            f"lower lr, more lr_warmup_steps or a lower max_grad_norm may help.",
+            f"Training stopped: at optimiser step {error.step} the loss was not "
+            f"finite{error}. The weights of step {good} are kept. A lower lr, more "
+            f"lr_warmup_steps or a lower max_grad_norm may help.",
             ConvergenceWarning,
             stacklevel=2,
         )

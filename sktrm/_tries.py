@@ -155,6 +155,8 @@ class Choice:
         while self._n_over[row] in later and self._n_over[row] <= self.last_try[row]:
             self._n_steps[row] += later.pop(int(self._n_over[row]))
             self._n_over[row] += 1
+        if not later:  # of a million rows, empty records would fill the memory
+            del self._later[row]
 
     def n_steps(self) -> np.ndarray:
         """Return the supervision steps of the tries that were needed, (n_rows,)."""

@@ -6,6 +6,7 @@ alike. Symbol permutation and the Sudoku group make 1,000 puzzles last: without 
 paper's network memorises its training set.
 """
 
+import functools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -164,6 +165,12 @@ def compose(
     return transform
 
 
+@functools.lru_cache(maxsize=16)
+def _tokens_on(device: torch.device, tokens: tuple[int, ...]) -> Tensor:
+    """Return ``tokens`` on the device; sending them each step would wait for it."""
+    return torch.tensor(tokens, device=device)
+
+
 def _permutations(*shape: int, generator: torch.Generator) -> Tensor:
     """Draw random permutations along the last axis of ``shape``."""
     noise = torch.rand(*shape, generator=generator, device=generator.device)
@@ -200,7 +207,7 @@ class SymbolPermutation(Augmentation):
         chosen = space.answer_tokens
         if self.symbols is not None:
             chosen = tuple(space.token_of[symbol] for symbol in self.symbols)
-        tokens = torch.tensor(chosen, device=generator.device)
+        tokens = _tokens_on(generator.device, chosen)
         mapping = torch.arange(space.n_tokens, device=generator.device).repeat(
             n_rows, 1
         )

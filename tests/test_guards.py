@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     {"nn"},
     {
+        "_asynchronous",
         "_device",
         "augmentation",
         "_inference",
@@ -43,7 +44,15 @@ LAYERS = [
     {"__init__"},
 ]
 NUMPY_ONLY = {"_encoding", "_tables", "datasets", "metrics"}
-NO_ESTIMATORS = {"nn", "_device", "augmentation", "_inference", "_slots", "_training"}
+NO_ESTIMATORS = {
+    "nn",
+    "_asynchronous",
+    "_device",
+    "augmentation",
+    "_inference",
+    "_slots",
+    "_training",
+}
 
 
 def modules():

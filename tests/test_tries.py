@@ -309,7 +309,7 @@ def test_steps_of_tries_are_added_up_whatever_ends_first():
     for number in range(1000):
         choice.end(0, number, 1)
     assert choice.n_steps() == [1000]
-    assert not choice._later[0]
+    assert not choice._later
 
 
 def test_votes_count_what_can_be_seen():

@@ -12,6 +12,8 @@ MIXERS = ("attention", "mlp")
 POSITIONS = ("rope", "learned", "none")
 NORM_EPS = 1e-5
 ROPE_BASE = 10_000.0
+# Up to this length scores of attention are written out in bfloat16 on a CPU.
+_SHORT = 256
 
 
 def truncated_normal(
@@ -90,7 +92,12 @@ def weights_cast_once(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
     Otherwise each of the T(n + 1) calls of the network would cast them anew.
     """
-    layers = [m for m in module.modules() if isinstance(m, Weighted)]
+    layers = [
+        m
+        for m in module.modules()
+        # A weight that needs no cast is a parameter, and would be registered once more.
+        if isinstance(m, Weighted) and m.weight.dtype != dtype
+    ]
     for layer in layers:
         layer._cast = layer.weight.to(dtype)
     try:
@@ -137,6 +144,18 @@ def rotate(h: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return h * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of ``q``, ``k``, ``v`` (batch, heads, length, head_size)."""
+    shape, (length, head_size) = q.shape, q.shape[-2:]
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or length > _SHORT:
+        return F.scaled_dot_product_attention(q, k, v)
+    # torch's fused kernel takes six times as long as two products here, most of it in
+    # the backward pass; products want three axes.
+    q, k, v = (t.reshape(-1, length, head_size) for t in (q * head_size**-0.5, k, v))
+    mixed = torch.bmm(torch.bmm(q, k.mT).softmax(dim=-1), v)
+    return mixed.view(shape)
+
+
 class Attention(nn.Module):
     """Bidirectional multi-head self-attention, with rotary positions if asked for."""
 
@@ -165,11 +184,13 @@ class Attention(nn.Module):
         """Mix the rows of ``h`` (batch, length, hidden_size) along the length."""
         batch, length, hidden_size = h.shape
         qkv = self.qkv(h).view(batch, length, 3, self.n_heads, -1)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, length, head_size)
+        qk, v = qkv[:, :, :2], qkv[:, :, 2]
         if self.rope:
-            cos, sin = self.cos.to(h.dtype), self.sin.to(h.dtype)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+            cos, sin = (t.to(h.dtype)[:, None, None] for t in (self.cos, self.sin))
+            qk = rotate(qk, cos, sin)
+        q, k = qk.unbind(2)
+        # Each (batch, heads, length, head_size).
+        mixed = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         joined = mixed.transpose(1, 2).reshape(batch, length, hidden_size)
         out: Tensor = self.out(joined)
         return out

@@ -42,15 +42,24 @@ def log_probabilities(answer_logits: Tensor, loss: str) -> Tensor:
 
 
 def answer_loss(
-    answer_logits: Tensor, labels: Tensor, loss: str = "stablemax"
+    answer_logits: Tensor,
+    labels: Tensor,
+    loss: str = "stablemax",
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Mean cross-entropy of the scored cells of each row, (batch,) in float64.
+    """Mean cross-entropy of the scored cells of each row, (batch,) in ``dtype``.
 
     ``answer_logits`` is (batch, length, n_tokens), ``labels`` (batch, length) with
-    ``IGNORE_LABEL`` in cells that are not scored.
+    ``IGNORE_LABEL`` in cells that are not scored. Without ``dtype`` it is computed in
+    float64 on a CPU and in float32 elsewhere.
     """
     scored = labels != IGNORE_LABEL
-    log_p = log_probabilities(answer_logits.double(), loss)
+    if dtype is None:
+        # The authors' float64 is slow on accelerators or absent. In logarithms float32
+        # differs from it in the sixth place.
+        on_cpu = answer_logits.device.type == "cpu"
+        dtype = torch.float64 if on_cpu else torch.float32
+    log_p = log_probabilities(answer_logits.to(dtype), loss)
     targets = labels.clamp(min=0).unsqueeze(-1)
     nll = -log_p.gather(-1, targets).squeeze(-1)  # (batch, length)
     return (nll * scored).sum(dim=-1) / scored.sum(dim=-1).clamp(min=1)
