@@ -90,7 +90,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     max_epochs : int or "auto", default="auto"
         Passes over the data. An epoch starts every row exactly once. "auto" starts
         120,000 rows in all, fewer of tables with more than 24 columns (60,000 of 48),
-        each at least 20 and at most 400 times.
+        each at least 20 times and at most 400 times, or as often as there are rows:
+        few rows would be memorised.
     max_time : float or None, default=None
         Seconds after which training ends, before ``max_epochs`` if need be; the
         learning rate's schedule then follows the time. What is learned depends on the
@@ -421,7 +422,10 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         if not isinstance(self.max_epochs, str):
             return int(self.max_epochs)
         started = _ROWS_STARTED * min(1.0, _COLUMNS / self.n_features_in_)
-        return int(np.clip(round(started / n_rows), *_EPOCHS))
+        fewest, most = _EPOCHS
+        return int(
+            np.clip(round(started / n_rows), fewest, max(fewest, min(most, n_rows)))
+        )
 
     def _stops_early(self, n_rows: int, held_out: bool) -> bool:
         if isinstance(self.early_stopping, str):

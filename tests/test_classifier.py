@@ -253,7 +253,7 @@ class TestWeights:
 
 @pytest.mark.parametrize(
     ("n_rows", "n_columns", "epochs"),
-    [(2000, 5, 60), (2000, 48, 30), (100, 5, 400), (50_000, 5, 20)],
+    [(2000, 5, 60), (2000, 48, 30), (100, 5, 100), (10, 5, 20), (50_000, 5, 20)],
 )
 def test_auto_epochs_start_so_many_rows_and_fewer_wide_ones(n_rows, n_columns, epochs):
     model = TRMClassifier()
