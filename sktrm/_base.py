@@ -1,6 +1,5 @@
 """What the estimators share: parameters, seeds, training, stepping, pickling."""
 
-from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, metadata
 from numbers import Integral, Real
 from typing import Any
@@ -17,12 +16,11 @@ from torch import Tensor
 
 from sktrm._asynchronous import AsynchronousSlots
 from sktrm._device import DTYPES, choose_device, choose_dtype
-from sktrm._inference import Solution, solve, stages
 from sktrm._optimizers import BETAS, OPTIMIZERS
 from sktrm._progress import CallbackSupportMixin, train_in_tasks
 from sktrm._slots import Rows, Slots
+from sktrm._stepping import Stepping
 from sktrm._training import LR_SCHEDULES, DeepSupervisionNet
-from sktrm._tries import Choice, Tries
 from sktrm.augmentation import Augmentation, TokenSpace
 from sktrm.nn import TinyRecursionModel
 from sktrm.nn.blocks import MIXERS
@@ -30,14 +28,12 @@ from sktrm.nn.losses import ANSWER_LOSSES
 
 _POSITIVE = [Interval(Integral, 1, None, closed="left")]
 _SHARE = [Interval(Real, 0, 1, closed="both")]
-# Steps at prediction for each in training: hard rows need them, others halt.
-_DEEPER = 8
 # Compiling takes up to a minute and saves half of the time after that.
 _SECONDS_WORTH_COMPILING = 60.0
 _STEPS_WORTH_COMPILING = 300
 
 
-class BaseTRM(CallbackSupportMixin, BaseEstimator):
+class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
     """Base of the estimators around a tiny recursion model.
 
     A subclass encodes data as tokens and says which ``_make_model`` to train; this
@@ -90,9 +86,6 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
         page = documentation_page()
         # The heading of an estimator there has its name.
         return f"{page}#{type(self).__name__.lower()}" if page else ""
-
-    # Rows at a time in prediction; None takes ``batch_size``.
-    _prediction_batch: int | None = None
 
     def _space(self) -> TokenSpace:
         """Describe the task to augmentations."""
@@ -318,65 +311,6 @@ class BaseTRM(CallbackSupportMixin, BaseEstimator):
             torch.as_tensor(labels, device=self._device),
             torch.as_tensor(weights, device=self._device, dtype=dtype),
         )
-
-    def _stages(
-        self,
-        inputs: np.ndarray,
-        read: Callable[[Tensor], Tensor],
-        max_steps: int | None,
-    ) -> Iterator[Solution]:
-        """Yield answers, confidence and steps of all rows after each step."""
-        limits = self._limits(max_steps)
-        # Keeping answers takes less memory than keeping the states of all rows.
-        batches = [
-            [
-                Solution(*(part.copy() for part in stage))
-                for stage in stages(self.module_, batch, read, **limits)
-            ]
-            for batch in self._batches(inputs)
-        ]
-        for parts in zip(*batches, strict=True):
-            yield Solution(*map(np.concatenate, zip(*parts, strict=True)))
-
-    def _solve(
-        self,
-        inputs: np.ndarray,
-        read: Callable[[Tensor], Tensor],
-        max_steps: int | None,
-        tries: Tries | None = None,
-        choice: Choice | None = None,
-    ) -> Solution:
-        """Return answers, confidence and steps of all rows."""
-        return solve(
-            self.module_,
-            torch.as_tensor(inputs),
-            read,
-            batch_size=self._prediction_batch or self.batch_size,
-            tries=tries,
-            choice=choice,
-            **self._limits(max_steps),
-        )
-
-    def _steps_at_most(self) -> int:
-        """Return ``max_steps``, or what stands for "auto"."""
-        if isinstance(self.max_steps, str):
-            return _DEEPER * int(self.n_supervision_steps)
-        return int(self.max_steps)
-
-    def _limits(self, max_steps: int | None) -> dict[str, Any]:
-        """Return when a row halts at prediction."""
-        if max_steps is None:
-            max_steps = self._steps_at_most()
-        if not isinstance(max_steps, Integral) or max_steps < 1:
-            raise ValueError(f"max_steps must be an int >= 1, got {max_steps!r}.")
-        return {"max_steps": int(max_steps), "halt_threshold": self.halt_threshold}
-
-    def _batches(self, inputs: np.ndarray) -> Iterator[Tensor]:
-        """Yield the rows on the device, ``batch_size`` at a time."""
-        size = self._prediction_batch or self.batch_size
-        for start in range(0, len(inputs), size):
-            batch = inputs[start : start + size]
-            yield torch.as_tensor(batch, device=self._device)
 
     def __copy__(self) -> "BaseTRM":
         """Share net and module, which a pickle would rebuild."""

@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sktrm._answers import GridAnswers
 from sktrm._base import BaseTRM
 from sktrm._recipes import FromRecipe
-from sktrm._task import GridTask, weighing
+from sktrm._task import GridTask, metadata, weighing
 from sktrm._tasks import check_task_ids
 from sktrm.augmentation import Augmentation
 from sktrm.nn.blocks import POSITIONS
@@ -406,7 +406,7 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         if not goes_on:
             self._find_symmetries(rows)
             self._start_training(self._space(), min(self.batch_size, len(rows)))
-        given = _metadata(sample_weight=sample_weight, task_ids=ids)
+        given = metadata(sample_weight=sample_weight, task_ids=ids)
         self._train(rows, held_out, self.max_epochs, X=X, y=y, metadata=given)
         return self
 
@@ -452,18 +452,6 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         if not goes_on:
             self._find_symmetries(rows)
             self._start_training(self._space(), self.batch_size)
-        given = _metadata(sample_weight=sample_weight, task_ids=ids)
+        given = metadata(sample_weight=sample_weight, task_ids=ids)
         self._train(rows, None, None, X=X, y=y, metadata=given)
         return self
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        tags.input_tags.categorical = True
-        tags.input_tags.three_d_array = True
-        return tags
-
-
-def _metadata(**given: Any) -> dict[str, Any] | None:
-    """Return what was given beside X and y, for the callbacks of scikit-learn."""
-    return {name: value for name, value in given.items() if value is not None} or None

@@ -247,6 +247,13 @@ class GridTask(TaskLearning):
         equivariant = "symbols" in self._sizes and self._sizes["mixer"] == "mlp"
         return equivariant and self._device.type == "cpu" and has_cxx_compiler()
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.input_tags.categorical = True
+        tags.input_tags.three_d_array = True
+        return tags
+
 
 def _listed(symbols: Any) -> list[Any]:
     """Return distinct symbols as Python objects."""
@@ -290,3 +297,8 @@ def weighing(
 
 def _take(grids: Grids, rows: np.ndarray) -> Grids:
     return [grids[i] for i in rows] if isinstance(grids, list) else grids[rows]
+
+
+def metadata(**given: Any) -> dict[str, Any] | None:
+    """Return what was given beside X and y, for the callbacks of scikit-learn."""
+    return {name: value for name, value in given.items() if value is not None} or None

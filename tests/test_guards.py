@@ -24,6 +24,7 @@ LAYERS = [
         "_optimizers",
         "_progress",
         "_slots",
+        "_stepping",
         "_training",
         "_tries",
     },

@@ -1,0 +1,91 @@
+"""Stepping the model of a fitted estimator: rows to answers, all at once or staged."""
+
+from collections.abc import Callable, Iterator
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sktrm._inference import Solution, solve, stages
+from sktrm._tries import Choice, Tries
+from sktrm.nn import TinyRecursionModel
+
+# Steps at prediction for each in training: hard rows need them, others halt.
+_DEEPER = 8
+
+
+class Stepping:
+    """Prediction with tokens and tensors, for the estimators.
+
+    The host class, :class:`~sktrm._base.BaseTRM`, has model, device and parameters.
+    """
+
+    module_: TinyRecursionModel
+    _device: torch.device
+    batch_size: int
+    max_steps: int | str
+    n_supervision_steps: int
+    halt_threshold: float
+    # Rows at a time in prediction; None takes ``batch_size``.
+    _prediction_batch: int | None = None
+
+    def _stages(
+        self,
+        inputs: np.ndarray,
+        read: Callable[[Tensor], Tensor],
+        max_steps: int | None,
+    ) -> Iterator[Solution]:
+        """Yield answers, confidence and steps of all rows after each step."""
+        limits = self._limits(max_steps)
+        # Keeping answers takes less memory than keeping the states of all rows.
+        batches = [
+            [
+                Solution(*(part.copy() for part in stage))
+                for stage in stages(self.module_, batch, read, **limits)
+            ]
+            for batch in self._batches(inputs)
+        ]
+        for parts in zip(*batches, strict=True):
+            yield Solution(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def _solve(
+        self,
+        inputs: np.ndarray,
+        read: Callable[[Tensor], Tensor],
+        max_steps: int | None,
+        tries: Tries | None = None,
+        choice: Choice | None = None,
+    ) -> Solution:
+        """Return answers, confidence and steps of all rows."""
+        return solve(
+            self.module_,
+            torch.as_tensor(inputs),
+            read,
+            batch_size=self._prediction_batch or self.batch_size,
+            tries=tries,
+            choice=choice,
+            **self._limits(max_steps),
+        )
+
+    def _steps_at_most(self) -> int:
+        """Return ``max_steps``, or what stands for "auto"."""
+        if isinstance(self.max_steps, str):
+            return _DEEPER * int(self.n_supervision_steps)
+        return int(self.max_steps)
+
+    def _limits(self, max_steps: int | None) -> dict[str, Any]:
+        """Return when a row halts at prediction."""
+        if max_steps is None:
+            max_steps = self._steps_at_most()
+        if not isinstance(max_steps, Integral) or max_steps < 1:
+            raise ValueError(f"max_steps must be an int >= 1, got {max_steps!r}.")
+        return {"max_steps": int(max_steps), "halt_threshold": self.halt_threshold}
+
+    def _batches(self, inputs: np.ndarray) -> Iterator[Tensor]:
+        """Yield the rows on the device, ``batch_size`` at a time."""
+        size = self._prediction_batch or self.batch_size
+        for start in range(0, len(inputs), size):
+            batch = inputs[start : start + size]
+            yield torch.as_tensor(batch, device=self._device)
