@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 OLDEST := .venv-oldest
+# Tests at a time.
+JOBS ?= 2
 
 .PHONY: demo test check check-oldest lint types format examples bench \
 	bench-sudoku bench-mazes bench-arc clean
@@ -13,13 +15,13 @@ demo: $(READY)
 	$(BIN)/python examples/demo_sudoku.py $(if $(DATA),--data "$(DATA)") $(if $(MAX_RATING),--max-rating $(MAX_RATING))
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 check: lint types test
 
 # The contract and the ecosystem on the oldest scikit-learn that is supported.
 check-oldest: $(OLDEST)/.ready
-	$(OLDEST)/bin/python -m pytest tests/test_common.py tests/test_ecosystem.py \
+	$(OLDEST)/bin/python -m pytest -n $(JOBS) tests/test_common.py tests/test_ecosystem.py \
 		tests/test_classifier.py tests/test_tables.py
 
 lint: $(READY)
@@ -65,7 +67,8 @@ $(READY): pyproject.toml constraints.txt
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
-		--editable '.[plot]' pandas polars pytest
+		--editable '.[plot]' pandas polars pytest \
+		pytest-xdist
 	touch $(OLDEST)/.ready
 
 clean:
