@@ -39,7 +39,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         column does.
     n_knots : int, default=32
         Quantiles of a column of numbers at most, between which its values are encoded
-        piecewise linearly. Columns with fewer distinct values have a knot at each.
+        piecewise linearly; no more than the square root of the number of rows, or 8.
+        Columns with fewer distinct values have a knot at each.
     min_frequency : int, default=2
         Categories that weigh less than so many rows share one embedding, which is also
         that of categories first met at prediction. A row weighs its ``sample_weight``;

@@ -8,6 +8,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_array
 
 UNKNOWN = -1.0  # code of a category that is not known
+_FEW_KNOTS = 8  # of a column of numbers, however few the rows
 
 
 class Table(NamedTuple):
@@ -303,14 +304,19 @@ class TableEncoder:
     ) -> "TableEncoder":
         """Learn knots and categories from rows of positive weight.
 
+        A column has no more knots than the square root of the number of rows, or eight.
         Weights below 1 in the mean are scaled to 1: those that sum to one must not make
         every category a rare one.
         """
         self.categorical = categorical
         kept = weights > 0
         weights = weights[kept] / min(1.0, weights[kept].mean())
+        # Between more knots than that, few rows would be told apart one by one.
+        most = max(_FEW_KNOTS, int(np.sqrt(weights.sum() * (1 + 1e-9))))
         self.numbers = {
-            index: Numbers(self.n_knots).fit(table.columns[index][kept], weights)
+            index: Numbers(min(self.n_knots, most)).fit(
+                table.columns[index][kept], weights
+            )
             for index in np.flatnonzero(~categorical).tolist()
         }
         self.categories = {

@@ -323,6 +323,20 @@ def test_rows_of_weight_zero_teach_the_encoder_nothing():
     np.testing.assert_array_equal(weighted.encode(table), without.encode(table))
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "n_knots"), [(20, 8), (100, 10), (400, 20), (2000, 32)]
+)
+def test_few_rows_make_few_knots(n_rows, n_knots):
+    numbers = np.random.RandomState(0).normal(size=(n_rows, 1))
+    mask = np.zeros(1, dtype=bool)
+    table = read_table(numbers, mask, "TRMClassifier")
+    assert TableEncoder(32, 2, 255).fit(table, mask, np.ones(n_rows)).n_bins == [
+        n_knots - 1
+    ]
+    halves = TableEncoder(32, 2, 255).fit(table, mask, np.full(n_rows, 0.5))
+    assert halves.n_bins == [n_knots - 1]
+
+
 @pytest.mark.parametrize("scale", [1 / 200, 1e-9, 1.0, 3.0])
 def test_the_scale_of_small_weights_makes_no_category_rare(scale):
     words = np.random.RandomState(0).choice(["a", "b"], (200, 2)).astype(object)
