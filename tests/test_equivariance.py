@@ -112,7 +112,7 @@ def test_a_background_may_be_part_of_the_answer():
     X = np.where(rng.uniform(size=(150, 3, 3)) < 0.4, 0, rng.randint(1, 4, (150, 3, 3)))
     y = X[:, :, ::-1].copy()  # mirror, background and all
     solver = tiny_solver(
-        symbols=[1, 2, 3], hidden_size=32, max_epochs=40, lr=5e-3, batch_size=50
+        symbols=[1, 2, 3], hidden_size=32, max_epochs=40, lr=0.02, batch_size=50
     ).fit(X, y)
     assert solver.score(X, y) > 0.9
     assert 0 in solver.predict(X)
