@@ -354,7 +354,7 @@ class GridAnswers(Choosing):
             for row, answers in enumerate(best)
         ]
 
-    def _questions(self, X: Any, task_ids: Any) -> tuple[np.ndarray, Grids]:
+    def _questions(self, X: Any, task_ids: Any = None) -> tuple[np.ndarray, Grids]:
         """Check and encode questions for prediction."""
         check_is_fitted(self)
         X = self._check_X(X, reset=False)
