@@ -112,7 +112,7 @@ def test_a_vote_of_equals_goes_to_the_surer():
         {"augment_votes": 3},
         {"n_rollouts": 2, "augment_votes": 2, "verifier": is_solved_sudoku},
     ],
-    ids=str,
+    ids="-".join,
 )
 def test_a_row_is_answered_alike_whatever_is_around_it(guesser, puzzles, how):
     X, _ = puzzles
