@@ -174,11 +174,10 @@ def train_authors(authors, train, validation, budget, seed):
     """Train for ``budget`` seconds; return the best averaged model in validation."""
     source = batches(*train, authors.settings["batch_size"], authors.device, seed)
     if authors.settings["compile"]:  # not counted, as ours is not
-        authors.forward(
-            carry=authors.head.initial_carry(as_batch(*(first := next(source)))),
-            batch=as_batch(*first),
-            return_keys=[],
-        )[1].backward()
+        first = as_batch(*next(source))
+        with torch.device(authors.device):
+            carry = authors.head.initial_carry(first)
+        authors.forward(carry=carry, batch=first, return_keys=[])[1].backward()
         authors.head.zero_grad()
     start, best = supervision.perf_counter(), (-1.0, None)
     due = budget / N_VALIDATIONS

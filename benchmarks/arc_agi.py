@@ -48,13 +48,15 @@ def read_arguments(arguments=None):
 
 def choose(arc, args):
     """Return the names of evaluation and training tasks, in the order of a shuffle."""
+    judged = set(arc.task_ids[np.char.startswith(arc.subset, "evaluation")])
     largest = defaultdict(int)
     for question, answer, task, is_test in zip(
         arc.data, arc.target, arc.task_ids, arc.is_test, strict=True
     ):
-        sides = question.shape if is_test else question.shape + answer.shape
+        # The answers that are judged are not looked at; those of others are learned.
+        is_hidden = is_test and task in judged
+        sides = question.shape if is_hidden else question.shape + answer.shape
         largest[task] = max(largest[task], *sides)
-    judged = set(arc.task_ids[np.char.startswith(arc.subset, "evaluation")])
     order = np.random.RandomState(args.seed).permutation(list(largest))
     fitting = [str(task) for task in order if largest[task] <= args.max_side]
     evaluation = [task for task in fitting if task in judged]

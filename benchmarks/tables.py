@@ -203,23 +203,26 @@ def arguments():
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--twin-folds", type=int, default=5, help="of the two twins")
     parser.add_argument("--out", help="append every figure to this file, as JSON lines")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.models and "TRM" not in args.models and set(args.models) & set(TWINS):
+        parser.error("twins train for as long as TRM did: add it to --models")
+    return args
 
 
-def folds_of(y, n_folds):
+def folds_of(table, y, n_folds):
     """Return the stratified folds, fewer for a class of fewer rows."""
     rarest = np.unique(y, return_counts=True)[1].min()
     if rarest < n_folds:
-        print(f"{rarest} folds, for the smallest class has no more rows")
+        print(f"{table}: {rarest} folds, for the smallest class has no more rows")
     folds = StratifiedKFold(5, shuffle=True, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of the rare class, just told
         return list(folds.split(np.zeros(len(y)), y))[: min(n_folds, rarest)]
 
 
-def compare(args, X, y):
+def compare(args, table, X, y):
     """Yield each classifier's name and the means of its figures over the folds."""
-    folds, seconds = folds_of(y, args.folds), []
+    folds, seconds = folds_of(table, y, args.folds), []
     for name, model in contenders(X):
         if args.models and name not in args.models:
             continue
@@ -248,7 +251,7 @@ def main():
     for table, X, y in tables(args.folder):
         if args.tables and table not in args.tables:
             continue
-        for name, figures in compare(args, X, y):
+        for name, figures in compare(args, table, X, y):
             show(table, name, figures)
             means.setdefault(name, []).append(figures)
             if args.out:

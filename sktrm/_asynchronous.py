@@ -24,6 +24,7 @@ class LateNumber:
 
     def __init__(self, device: torch.device) -> None:
         on_cuda = device.type == "cuda"
+        self._device = device
         self._copy = torch.zeros((), dtype=torch.long, pin_memory=on_cuda)
         self._copied = torch.cuda.Event() if on_cuda else None
 
@@ -31,7 +32,7 @@ class LateNumber:
         """Let the device send ``number`` when it gets there."""
         self._copy.copy_(number, non_blocking=True)
         if self._copied is not None:
-            self._copied.record()
+            self._copied.record(torch.cuda.current_stream(self._device))
 
     def read(self) -> int:
         """Return the number of the last time; 0 before the first."""

@@ -77,6 +77,7 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
     }
 
     _loss: str
+    _optimizer_name: str
     # Where the HTML display of an estimator links to.
     _doc_link_module = "sktrm"
 
@@ -99,6 +100,7 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         """Choose device, loss, and seeds of everything random in a fit."""
         # What predicts was trained with this one, whatever ``loss`` says later.
         self._loss = self.loss
+        self.__dict__.pop("_optimizer_name", None)  # of an earlier fit
         self._device = choose_device(self.device)
         random_state = self.random_state
         if random_state is None:  # fresh entropy: the global generator is not touched
@@ -112,6 +114,8 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         weights = torch.Generator().manual_seed(weights_seed)
         model = self._make_model(weights).to(self._device)
         self._n_slots = n_slots
+        if not hasattr(self, "_optimizer_name"):  # it is rebuilt with that of its fit
+            self._optimizer_name = self._optimizer()
         slots = self._make_slots(
             model,
             n_slots=n_slots,
@@ -154,7 +158,7 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
             slots=slots,
             criterion__answer=self._loss,
             ema_decay=self.ema_decay,
-            optimizer=OPTIMIZERS[self._optimizer()],
+            optimizer=OPTIMIZERS[self._optimizer_name],
             optimizer__betas=BETAS,
             optimizer__weight_decay=self.weight_decay,
             # One kernel instead of dozens; it keeps its count of steps on the device.

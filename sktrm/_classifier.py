@@ -39,8 +39,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         column does.
     n_knots : int, default=32
         Quantiles of a column of numbers at most, between which its values are encoded
-        piecewise linearly; no more than the square root of the number of rows, or 8.
-        Columns with fewer distinct values have a knot at each.
+        piecewise linearly; no more than the square root of what the rows weigh
+        together, or 8. Columns with no more distinct values have a knot at each.
     min_frequency : int, default=2
         Categories that weigh less than so many rows share one embedding, which is also
         that of categories first met at prediction. A row weighs its ``sample_weight``;
@@ -70,9 +70,9 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     loss : {"softmax", "stablemax"}, default="softmax"
         Cross-entropy of the label. [1]_ uses stablemax.
     optimizer : {"auto", "adamw", "muon"}, default="auto"
-        AdamW, as in [1]_, or Muon [2]_ for the matrices of the network beside AdamW for
-        everything else. "auto" is Muon, and AdamW with ``dtype="float64"``, since
-        Muon rounds its steps to bfloat16.
+        AdamW, as in [1]_, or Muon [2]_ for matrices whose sides are longer than 16,
+        beside AdamW for everything else. "auto" is Muon, and AdamW with
+        ``dtype="float64"``, since Muon rounds its steps to bfloat16.
     lr : float or "auto", default="auto"
         Largest learning rate. "auto" is 0.002.
     lr_schedule : {"constant", "linear", "cosine"}, default="cosine"

@@ -6,13 +6,14 @@ from typing import Any
 from torch import Tensor
 from torch.optim import AdamW, Muon, Optimizer
 
-# Embeddings of symbols and heads have a side as short as this, and are no such maps.
+# Matrices with a side as short as this, such as embeddings of a few symbols and heads
+# of a few classes, are left to AdamW. Long tables of embeddings are not, as measured.
 _SHORT_SIDE = 16
 BETAS = (0.9, 0.95)
 
 
 class MuonWithAdamW(Optimizer):
-    """Muon for matrices between hidden vectors, AdamW for everything else.
+    """Muon for matrices with two long sides, AdamW for everything else.
 
     Muon makes the step of a matrix orthogonal (Jordan et al. 2024); scaled to the size
     of AdamW's steps (Liu et al., arXiv 2502.16982), both share a learning rate.
@@ -28,8 +29,8 @@ class MuonWithAdamW(Optimizer):
     ) -> None:
         every = [parameter for group in params for parameter in group["params"]]
         super().__init__(every, {"lr": lr})
-        matrices = [parameter for parameter in every if _is_map(parameter)]
-        others = [parameter for parameter in every if not _is_map(parameter)]
+        matrices = [parameter for parameter in every if _is_matrix(parameter)]
+        others = [parameter for parameter in every if not _is_matrix(parameter)]
         self.parts: list[Optimizer] = []
         if matrices:
             muon = Muon(
@@ -56,6 +57,10 @@ class MuonWithAdamW(Optimizer):
         for part in self.parts:
             part.step()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Keep the parts: copies and pickles step on, too."""
+        return {**super().__getstate__(), "parts": self.parts}
+
     def state_dict(self) -> dict[str, Any]:
         """Return the moments of both parts."""
         return {"parts": [part.state_dict() for part in self.parts]}
@@ -67,8 +72,8 @@ class MuonWithAdamW(Optimizer):
         self._show_groups()
 
 
-def _is_map(parameter: Tensor) -> bool:
-    """Tell whether a parameter maps hidden vectors to others."""
+def _is_matrix(parameter: Tensor) -> bool:
+    """Tell whether a parameter is a matrix for Muon."""
     return parameter.dim() == 2 and min(parameter.shape) > _SHORT_SIDE
 
 

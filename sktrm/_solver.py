@@ -65,8 +65,8 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     depth_curriculum : float or "auto", default="auto"
         Share of the training, from its start, in which there is one latent recursion
         per supervision step instead of ``n_deep_recursions``, as in [3]_. "auto" is
-        0, and 0.5
-        with ``symbols``. Training that goes on from another, by ``warm_start`` or
+        0.5 with ``symbols`` but without ``early_stopping``, which might end before the
+        depth begins; else 0. Training that goes on from another, by ``warm_start`` or
         ``partial_fit``, has its full depth at once.
     n_supervision_steps : int, default=4
         Supervision steps per row at most, each followed by one optimiser step;
@@ -74,9 +74,9 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     loss : {"softmax", "stablemax"}, default="softmax"
         Cross-entropy of a cell. [1]_ uses stablemax.
     optimizer : {"auto", "adamw", "muon"}, default="auto"
-        AdamW, as in [1]_, or Muon [2]_ for the matrices of the network beside AdamW
-        for everything else. "auto" is AdamW, and Muon with
-        ``symbols`` unless ``dtype="float64"``: Muon rounds its steps to bfloat16.
+        AdamW, as in [1]_, or Muon [2]_ for matrices whose sides are longer than 16,
+        beside AdamW for everything else. "auto" is Muon with ``symbols``, but AdamW
+        with ``dtype="float64"``, since Muon rounds its steps to bfloat16; else AdamW.
     lr : float or "auto", default="auto"
         Largest learning rate. "auto" is 0.002, and 0.004 with ``symbols``.
     lr_schedule : {"constant", "linear", "cosine"}, default="cosine"

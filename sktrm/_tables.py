@@ -304,7 +304,8 @@ class TableEncoder:
     ) -> "TableEncoder":
         """Learn knots and categories from rows of positive weight.
 
-        A column has no more knots than the square root of the number of rows, or eight.
+        A column has no more knots than the square root of the weight of all rows, or
+        eight.
         Weights below 1 in the mean are scaled to 1: those that sum to one must not make
         every category a rare one.
         """

@@ -226,20 +226,22 @@ class GridTask(TaskLearning):
     def _learning_rate(self) -> float:
         """Return ``lr``, or what stands for "auto"."""
         if isinstance(self.lr, str):
-            return 2e-3 if self.symbols is None else 4e-3
+            return 4e-3 if "symbols" in self._sizes else 2e-3
         return self.lr
 
     def _optimizer(self) -> str:
         """Return ``optimizer``, or what stands for "auto"."""
         if self.optimizer != "auto":
             return self.optimizer
-        plain = self.symbols is None or self.dtype == "float64"
+        plain = "symbols" not in self._sizes or self.dtype == "float64"
         return "adamw" if plain else "muon"
 
     def _depth_curriculum(self) -> float:
         """Return ``depth_curriculum``, or what stands for "auto"."""
         if isinstance(self.depth_curriculum, str):
-            return 0.0 if self.symbols is None else 0.5
+            # Training that stops early might never get deep.
+            plain = "symbols" not in self._sizes or self.early_stopping
+            return 0.0 if plain else 0.5
         return self.depth_curriculum
 
     def _gains_from_compiling(self) -> bool:

@@ -13,7 +13,7 @@ from sktrm._slots import Rows, Slots, TaskSlots
 from sktrm._tries import TaskTries, Tries
 from sktrm.augmentation import Augmentation, TokenSpace, Transform, compose
 from sktrm.nn import TinyRecursionModel
-from sktrm.nn.tasks import TaskEmbedding, task_table
+from sktrm.nn.tasks import TaskEmbedding, share_tasks, task_table
 
 # Draws for each view that is wanted: some are alike where the symmetries are few.
 _DRAWS_A_VIEW = 4
@@ -244,6 +244,9 @@ class TaskLearning(BaseTRM):
         check_consistent_length(X, y, ids)
         known = set(self.tasks_)
         new = [task for task in dict.fromkeys(ids.tolist()) if task not in known]
+        # What cannot be encoded must leave no task behind.
+        self._encoder.encode_X(X)
+        self._encoder.encode_y(y)
         self._grow(new)
         try:
             self._train_tasks(self._make_rows(X, y, None, task_ids=ids))
@@ -295,7 +298,8 @@ class TaskLearning(BaseTRM):
         """Let training go on, if it does, with what ``adapt`` has learned."""
         learned = task_table(self.module_)
         assert learned is not None
-        for model in (self.net_.module_, self.net_.predictor_):
-            table = task_table(model)
-            assert table is not None
-            table.weight = learned.weight.clone()
+        trained = task_table(self.net_.module_)
+        assert trained is not None
+        trained.weight = learned.weight.clone()
+        for average in self.net_.average_:
+            share_tasks(average, self.net_.module_)

@@ -141,6 +141,7 @@ class DeepSupervisionNet(NeuralNet):
         self.average_ = [average] if self.ema_decay else []
         self.n_averaged_ = 0  # steps in the average
         self.n_optimizer_steps_ = 0
+        self.is_resumed_ = False
         self.full_depth_ = self.module_.n_deep_recursions
         self.epoch_tasks_: Any = None
         self._begin_guard()
@@ -155,8 +156,9 @@ class DeepSupervisionNet(NeuralNet):
         self.planned_rows_ = n_rows
         self.rows_before_ = self.slots.n_started
         self.began_ = perf_counter()
-        # What was trained before has its depth.
-        self.starts_shallow_ = n_rows is not None and self.n_optimizer_steps_ == 0
+        # What was trained before, here or elsewhere, has its depth.
+        is_new = self.n_optimizer_steps_ == 0 and not self.is_resumed_
+        self.starts_shallow_ = n_rows is not None and is_new
         self.best_verdict_: Verdict | None = None
         self.best_state_: dict[str, Tensor] | None = None
         self.n_epochs_since_best_ = 0
@@ -175,6 +177,7 @@ class DeepSupervisionNet(NeuralNet):
             # At 0 the next step would throw the average away.
             self.n_averaged_ = n_averaged
         self.n_optimizer_steps_ = n_optimizer_steps
+        self.is_resumed_ = True
         self._begin_guard()
 
     @property

@@ -16,7 +16,8 @@ from sktrm import TRMSolver, load_pretrained, save_pretrained
 from sktrm._tasks import check_task_ids
 from sktrm.arc import arc_submission, pass_at_k
 from sktrm.augmentation import Dihedral, SymbolPermutation, Translation
-from sktrm.nn.tasks import TaskTable, task_table
+from sktrm.nn import recursion
+from sktrm.nn.tasks import TaskTable, build_task_model, task_table
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -97,12 +98,12 @@ class TestTable:
         table(torch.tensor([1])).sum().backward()
         assert not list(table.parameters())
         assert table.weight.grad is None
-        assert table._gathered[1].grad.shape == (1, 3)
+        assert table._gathered[0][1].grad.shape == (1, 3)
 
     def test_in_evaluation_nothing_is_gathered(self):
         table = self.make().eval()
         assert not table(torch.tensor([1])).requires_grad
-        assert table._gathered is None
+        assert table._gathered == []
 
 
 def test_average_and_network_share_one_table(fitted):
@@ -175,8 +176,49 @@ def test_adapt_learns_a_new_task_and_leaves_the_others(fitted):
         assert parameter.requires_grad
     after = solver.predict(X, task_ids=ids)
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    assert task_table(solver.net_.predictor_).weight is (
+        task_table(solver.net_.module_).weight
+    )
+    three = table(solver)[2].clone()
     solver.partial_fit(X, X, task_ids=["three"] * len(X))
     assert len(table(solver)) == 3
+    assert not torch.equal(table(solver)[2], three)
+
+
+def test_what_adapt_refuses_leaves_no_task_behind(fitted):
+    X, y, _ = shifts()
+    solver = pickle.loads(pickle.dumps(fitted))
+    unknown = [np.full_like(grid, 77) for grid in X[:3]]
+    with pytest.raises(ValueError, match="77"):
+        solver.adapt(unknown, y[:3], ["three"] * 3)
+    assert list(solver.tasks_) == ["one", "two"]
+
+
+def test_rows_of_tasks_learn_in_whichever_part_of_the_batch_they_are(monkeypatch):
+    def trained(widest):
+        monkeypatch.setattr(recursion, "_WIDEST", widest)
+        generator = torch.Generator().manual_seed(0)
+        model = build_task_model(
+            n_tasks=4,
+            n_views=1,
+            n_prefix_tokens=1,
+            n_tokens=5,
+            length=6,
+            hidden_size=16,
+            n_heads=2,
+            generator=generator,
+        ).double()
+        model.answer_head.weight.data.normal_(generator=generator)
+        rows = torch.arange(4 * 7).reshape(4, 7) % 5
+        rows[:, 0] = torch.tensor([0, 1, 2, 1])
+        model.train()(rows).answer_logits.square().sum().backward()
+        task_table(model).step(0.1, 0.0)
+        return task_table(model).weight
+
+    together, apart = trained(2**30), trained(1)
+    torch.testing.assert_close(apart, together)
+    assert (together[:3] != 0).any(dim=1).all()
+    assert (together[3] == 0).all()
 
 
 def test_pickles_and_files_know_the_tasks(fitted, tmp_path):

@@ -1,10 +1,13 @@
 """Muon beside AdamW: who moves what, and how far."""
 
+import copy
+import pickle
+
 import pytest
 import torch
-from conftest import tiny_solver
+from conftest import tiny_classifier, tiny_solver
 
-from sktrm._optimizers import OPTIMIZERS
+from sktrm._optimizers import OPTIMIZERS, MuonWithAdamW
 
 LR = 0.1
 
@@ -66,7 +69,43 @@ def test_moments_can_be_taken_over(sudokus):
     assert taken.parts[0].param_groups[0]["lr"] == 0.5
 
 
-@pytest.mark.parametrize(("symbols", "name"), [(None, "AdamW"), (range(1, 5), "Muon")])
-def test_muon_trains_the_equivariant_network(sudokus, symbols, name):
-    solver = tiny_solver(symbols=symbols, max_epochs=1).fit(*sudokus)
-    assert type(solver.net_.optimizer_).__name__.startswith(name)
+@pytest.mark.parametrize(
+    ("make", "parameters", "name"),
+    [
+        (tiny_solver, {}, "AdamW"),
+        (tiny_solver, {"symbols": range(1, 5)}, "Muon"),
+        (tiny_solver, {"symbols": range(1, 5), "dtype": "float64"}, "AdamW"),
+        (tiny_classifier, {}, "Muon"),
+        (tiny_classifier, {"dtype": "float64"}, "AdamW"),
+    ],
+)
+def test_auto_is_muon_where_it_pays_and_rounding_matters_little(
+    sudokus, make, parameters, name
+):
+    X, y = sudokus
+    if make is tiny_classifier:
+        X, y = X.reshape(len(X), -1), y[:, 0, 0]
+    model = make(max_epochs=1, **parameters).fit(X, y)
+    assert type(model.net_.optimizer_).__name__.startswith(name)
+
+
+def test_the_optimiser_stays_that_of_the_first_fit(sudokus):
+    solver = tiny_solver(optimizer="muon", warm_start=True, max_epochs=1).fit(*sudokus)
+    solver.set_params(optimizer="adamw").fit(*sudokus)
+    assert isinstance(solver.net_.optimizer_, MuonWithAdamW)
+    copied = pickle.loads(pickle.dumps(solver)).fit(*sudokus)
+    assert isinstance(copied.net_.optimizer_, MuonWithAdamW)
+
+
+def test_a_copy_of_the_optimiser_steps_alike():
+    given = parameters()
+    optimizer = MuonWithAdamW([{"params": list(given.values())}], lr=LR)
+    optimizer.step()
+    copied_parameters, copied = copy.deepcopy((given, optimizer))
+    for name, parameter in copied_parameters.items():  # copies have no gradient
+        parameter.grad = given[name].grad.clone()
+    copied.param_groups[0]["lr"] = optimizer.param_groups[0]["lr"] = 0.5
+    optimizer.step()
+    copied.step()
+    for name, parameter in given.items():
+        torch.testing.assert_close(copied_parameters[name], parameter)

@@ -10,6 +10,7 @@ from conftest import tiny_solver
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback, EarlyStopping
 
+from sktrm import load_pretrained, save_pretrained
 from sktrm.nn.losses import (
     HALT_LOGIT_LIMIT,
     answer_loss,
@@ -111,6 +112,26 @@ def test_the_curriculum_is_shallow_first_and_deep_later(sudokus, ema_decay):
     assert len(calls) > len(shallow_and_deep)
     twice = 2 * deep  # every training registers its hook
     assert set(calls[len(shallow_and_deep) :]) == {twice}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "share"),
+    [({}, 0.5), ({"early_stopping": True}, 0), ({"symbols": None}, 0)],
+)
+def test_the_auto_curriculum_is_for_symbols_and_trainings_of_known_length(
+    sudokus, parameters, share
+):
+    solver = tiny_solver(**{"symbols": range(1, 5), "max_epochs": 1, **parameters})
+    assert solver.fit(*sudokus).net_.depth_curriculum == share
+
+
+def test_a_loaded_model_trains_on_at_full_depth(sudokus, tmp_path):
+    solver = tiny_solver(n_deep_recursions=2, depth_curriculum=0.9, max_epochs=1)
+    save_pretrained(solver.fit(*sudokus), tmp_path / "model.safetensors")
+    loaded = load_pretrained(tmp_path / "model.safetensors")
+    loaded.set_params(warm_start=True).fit(*sudokus)
+    assert not loaded.net_.starts_shallow_
+    assert loaded.net_.module_.n_deep_recursions == 2
 
 
 def test_without_a_curriculum_every_step_is_deep(sudokus):

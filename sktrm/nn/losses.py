@@ -51,14 +51,15 @@ def answer_loss(
 
     ``answer_logits`` is (batch, length, n_tokens), ``labels`` (batch, length) with
     ``IGNORE_LABEL`` in cells that are not scored. Without ``dtype`` it is computed in
-    float64 on a CPU and in float32 elsewhere.
+    float64 on a CPU and in float32 elsewhere, unless the logits are float64.
     """
     scored = labels != IGNORE_LABEL
     if dtype is None:
         # The authors' float64 is slow on accelerators or absent. In logarithms float32
         # differs from it in the sixth place.
         on_cpu = answer_logits.device.type == "cpu"
-        dtype = torch.float64 if on_cpu else torch.float32
+        least = torch.float64 if on_cpu else torch.float32
+        dtype = torch.promote_types(answer_logits.dtype, least)
     log_p = log_probabilities(answer_logits.to(dtype), loss)
     targets = labels.clamp(min=0).unsqueeze(-1)
     nll = -log_p.gather(-1, targets).squeeze(-1)  # (batch, length)

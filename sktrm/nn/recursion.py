@@ -383,10 +383,9 @@ class TinyRecursionModel(nn.Module):
                 fresh = torch.zeros(n_rows, dtype=torch.bool, device=inputs.device)
             return self._replay(inputs, carry, task_ids, fresh)
         n_parts = math.ceil(n_rows / self._rows_at_once(inputs.device))
-        steps = [
-            self._cast_and_step(*part)
-            for part in split_rows(n_parts, inputs, carry, task_ids, fresh)
-        ]
+        parts = split_rows(n_parts, inputs, carry, task_ids, fresh)
+        with weights_cast_once(self.net, self.working_dtype):
+            steps = [self._step(*part) for part in parts]
         return steps[0] if n_parts == 1 else join_rows(steps)
 
     def _rows_at_once(self, device: torch.device) -> int:
@@ -397,17 +396,6 @@ class TinyRecursionModel(nn.Module):
         widening = max((w.shape[0] / w.shape[1] for w in maps), default=1.0)
         state = math.prod(self.state_shape) * self.working_dtype.itemsize
         return max(1, int(_WIDEST // (max(1.0, widening) * state)))
-
-    def _cast_and_step(
-        self,
-        inputs: Tensor,
-        carry: Carry | None,
-        task_ids: Tensor | None,
-        fresh: Tensor | None,
-    ) -> StepOutput:
-        """Take a step with weights in the working precision."""
-        with weights_cast_once(self.net, self.working_dtype):
-            return self._step(inputs, carry, task_ids, fresh)
 
     def _step(
         self,

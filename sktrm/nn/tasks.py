@@ -21,11 +21,12 @@ class TaskTable(nn.Module):
         super().__init__()
         # Zeros, as in the authors' code: unseen rows say nothing.
         self.register_buffer("weight", torch.zeros(n_rows, size))
-        self._gathered: tuple[Tensor, Tensor] | None = None
+        # Of the batch's parts, one after the other: numbers of rows, and the rows.
+        self._gathered: list[tuple[Tensor, Tensor]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what belongs to a step under way."""
-        return {**self.__dict__, "_gathered": None}
+        return {**self.__dict__, "_gathered": []}
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the rows (batch, size) of the numbers ``rows`` (batch,)."""
@@ -33,20 +34,20 @@ class TaskTable(nn.Module):
         values = self.weight[rows]
         if self.training and torch.is_grad_enabled():
             values.requires_grad_()
-            self._gathered = rows, values
+            self._gathered.append((rows, values))
         return values
 
     @torch.no_grad()
     def step(self, lr: float, weight_decay: float) -> None:
         """Move the rows of the last batch by ``lr`` against their gradient's sign."""
-        gathered, self._gathered = self._gathered, None
-        if gathered is None or gathered[1].grad is None:
+        gathered, self._gathered = self._gathered, []
+        seen = [(rows, v.grad) for rows, v in gathered if v.grad is not None]
+        if not seen:
             return
-        rows, values = gathered
+        rows, gradients = (torch.cat(parts) for parts in zip(*seen, strict=True))
         touched, place = torch.unique(rows, return_inverse=True)
-        assert values.grad is not None
-        gradient = values.new_zeros(len(touched), values.shape[1])
-        gradient.index_add_(0, place, values.grad)
+        gradient = gradients.new_zeros(len(touched), gradients.shape[1])
+        gradient.index_add_(0, place, gradients)
         decayed = self.weight[touched] * (1 - lr * weight_decay)
         self.weight[touched] = decayed - lr * gradient.sign()
 
