@@ -13,8 +13,8 @@ from sktrm import TRMSolver
 from sktrm.datasets import make_sudoku
 
 SECONDS = 15
-X, y = make_sudoku(3300, box=(2, 3), n_clues=14, random_state=0)
-X_train, y_train, X_test, y_test = X[:3000], y[:3000], X[3000:], y[3000:]
+X, y = make_sudoku(2100, box=(2, 3), n_clues=18, random_state=0)
+X_train, y_train, X_test, y_test = X[:2000], y[:2000], X[2000:], y[2000:]
 
 
 # %%
@@ -27,6 +27,7 @@ solvers = {
         symbols=symbols,
         max_epochs=10**6,
         max_time=SECONDS,
+        lr=0.008,
         random_state=0,
     ).fit(X_train, y_train)
     for name, symbols in (("plain", None), ("equivariant", "interchangeable"))
