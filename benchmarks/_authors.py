@@ -16,7 +16,7 @@ from sktrm import _training as supervision
 from sktrm._answers import Solutions
 from sktrm.augmentation import SudokuGroup, TokenSpace, augment
 
-# Best of a few tries at equal time on validation puzzles: see docs/sudoku_extreme.md.
+# Small, for a CPU, and not tuned: see docs/sudoku_extreme.md.
 SETTINGS = {
     "hidden_size": 128,
     "H_cycles": 2,

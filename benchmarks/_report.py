@@ -72,6 +72,16 @@ def split(X, y, n_held_out, seed):
     return (X[kept], y[kept]), (X[held_out], y[held_out])
 
 
+def three_parts(args, train, test):
+    """Return rows to train on, to choose by, to test with, and the latter's ratings.
+
+    ``train`` and ``test`` are Bunches, as the fetchers return them.
+    """
+    kept, validation = split(train.data, train.target, args.n_validation, args.seed)
+    rows = np.random.RandomState(args.seed).permutation(len(test.data))[: args.n_test]
+    return kept, validation, (test.data[rows], test.target[rows]), test.rating[rows]
+
+
 def interval(share, n):
     """Return Wilson's 95 % interval of a share of ``n``."""
     z = 1.96

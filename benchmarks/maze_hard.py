@@ -15,7 +15,7 @@ from _report import (
     record,
     show,
     show_literature,
-    split,
+    three_parts,
     train,
     trained,
 )
@@ -55,12 +55,8 @@ def generate(args):
 
 def read(args):
     """Return mazes to train on, to choose by and to test with, and their ratings."""
-    given = {"data_home": args.data_home}
-    some = fetch_maze_hard("train", **given)
-    kept, validation = split(some.data, some.target, args.n_validation, args.seed)
-    test = fetch_maze_hard("test", **given)
-    rows = np.random.RandomState(args.seed).permutation(len(test.data))[: args.n_test]
-    return kept, validation, (test.data[rows], test.target[rows]), test.rating[rows]
+    parts = (fetch_maze_hard(p, data_home=args.data_home) for p in ("train", "test"))
+    return three_parts(args, *parts)
 
 
 def run(args):

@@ -15,7 +15,7 @@ from _report import (
     record,
     show,
     show_literature,
-    split,
+    three_parts,
     train,
     trained,
 )
@@ -59,10 +59,8 @@ def read(args):
     """Return puzzles to train on, to choose by and to test with, and their ratings."""
     given = {"random_state": args.seed, "data_home": args.data_home}
     some = fetch_sudoku_extreme("train", n_samples=args.n_train, **given)
-    kept, validation = split(some.data, some.target, args.n_validation, args.seed)
     test = fetch_sudoku_extreme("test", data_home=args.data_home)
-    rows = np.random.RandomState(args.seed).permutation(len(test.data))[: args.n_test]
-    return kept, validation, (test.data[rows], test.target[rows]), test.rating[rows]
+    return three_parts(args, some, test)
 
 
 def ways(args):

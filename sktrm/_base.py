@@ -31,6 +31,8 @@ _SHARE = [Interval(Real, 0, 1, closed="both")]
 # Compiling takes up to a minute and saves half of the time after that.
 _SECONDS_WORTH_COMPILING = 60.0
 _STEPS_WORTH_COMPILING = 300
+# Beyond this, token mixing costs more than attention, and learns slower on grids.
+_LONGEST_TOKEN_MIXING = 128
 
 
 class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
@@ -173,13 +175,21 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         )
 
     def _train(
-        self, rows: Rows, held_out: Rows | None, n_epochs: int | None, **data: Any
+        self,
+        rows: Rows,
+        held_out: Rows | None,
+        n_epochs: int | None,
+        X: Any,
+        y: Any,
+        **metadata: Any,
     ) -> None:
         """Train ``net_``; whatever ends it, keep the weights to predict with.
 
-        Without ``n_epochs``, for one epoch at a constant learning rate. ``data``, X, y
-        and metadata, are for the callbacks of scikit-learn.
+        Without ``n_epochs``, for one epoch at a constant learning rate. ``X``, ``y``
+        and the ``metadata`` that are not None are for the callbacks of scikit-learn.
         """
+        given = {name: value for name, value in metadata.items() if value is not None}
+        data = {"X": X, "y": y, "metadata": given or None}
         net = self.net_
         net.train_split = None if held_out is None else predefined_split(held_out)
         for name, value in self._loop_parameters().items():
@@ -224,11 +234,29 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
 
     def _learning_rate(self) -> float:
         """Return ``lr``, or what stands for "auto"."""
-        raise NotImplementedError
+        return self._auto_lr() if isinstance(self.lr, str) else self.lr
+
+    def _auto_lr(self) -> float:
+        """Return what ``lr="auto"`` stands for."""
+        return 2e-3
 
     def _optimizer(self) -> str:
         """Return ``optimizer``, or what stands for "auto"."""
-        raise NotImplementedError
+        if self.optimizer != "auto":
+            return str(self.optimizer)
+        # Muon rounds its steps to bfloat16.
+        exact = self.dtype == "float64"
+        return "muon" if self._gains_from_muon() and not exact else "adamw"
+
+    def _gains_from_muon(self) -> bool:
+        """Tell whether training is known to be better by Muon."""
+        return True
+
+    def _choose_mixer(self, length: int) -> str:
+        """Return ``mixer``, or what stands for "auto" with ``length`` tokens."""
+        if self.mixer != "auto":
+            return str(self.mixer)
+        return "mlp" if length <= _LONGEST_TOKEN_MIXING else "attention"
 
     def _depth_curriculum(self) -> float:
         """Return the share of the training in which the recursion is shallow."""
@@ -367,6 +395,24 @@ def documentation_page() -> str:
         if label.strip().lower() == "documentation":
             return url.strip()
     return ""
+
+
+def check_y_is_given(estimator: BaseEstimator, y: Any) -> None:
+    """Raise ValueError, in scikit-learn's words, without ``y``."""
+    if y is None:
+        raise ValueError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but "
+            f"the target y is None."
+        )
+
+
+def check_validation_rows(X_val: Any, y_val: Any, **others: Any) -> None:
+    """Raise ValueError where rows to validate on are given in part."""
+    if (X_val is None) != (y_val is None):
+        raise ValueError("X_val and y_val must be given together.")
+    for name, value in others.items():
+        if X_val is None and value is not None:
+            raise ValueError(f"{name} must be None without X_val and y_val.")
 
 
 def check_weights(sample_weight: Any, rows: Any, of: str = "") -> np.ndarray:

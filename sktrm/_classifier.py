@@ -411,8 +411,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         validation = None if held_out is None else self._make_rows(held_out)
         # Also what interrupted training leaves predicts.
         self.temperature_ = 1.0
-        given = {} if sample_weight is None else {"sample_weight": sample_weight}
-        self._train(training, validation, n_epochs, X=X, y=y, metadata=given or None)
+        self._train(training, validation, n_epochs, X, y, sample_weight=sample_weight)
 
     def _calibrate(self, held_out: Rows | None) -> None:
         """Find the temperature."""
@@ -437,14 +436,6 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         if isinstance(self.max_steps, str):
             return int(self.n_supervision_steps)
         return int(self.max_steps)
-
-    def _optimizer(self) -> str:
-        if self.optimizer != "auto":
-            return self.optimizer
-        return "adamw" if self.dtype == "float64" else "muon"
-
-    def _learning_rate(self) -> float:
-        return 2e-3 if isinstance(self.lr, str) else self.lr
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -51,8 +51,7 @@ class MuonWithAdamW(Optimizer):
         """Show the parts' groups: who sets the learning rate here sets it there."""
         self.param_groups = [g for part in self.parts for g in part.param_groups]
 
-    # torch's overloads return the loss of a closure, which nobody here passes.
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure
         """Let each part take its step."""
         for part in self.parts:
             part.step()

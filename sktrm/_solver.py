@@ -1,19 +1,14 @@
 """TRMSolver: grids or sequences of symbols in, grids or sequences out."""
 
 from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import Any
 
 from sklearn.base import ClassifierMixin
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from sktrm._answers import GridAnswers
-from sktrm._base import BaseTRM
 from sktrm._recipes import FromRecipe
-from sktrm._task import GridTask, metadata, weighing
+from sktrm._task import GridTask, weighing
 from sktrm._tasks import check_task_ids
-from sktrm.augmentation import Augmentation
-from sktrm.nn.blocks import POSITIONS
 
 
 class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
@@ -225,28 +220,6 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     (3, 4, 4)
     """
 
-    _parameter_constraints: dict[str, Any] = {
-        **BaseTRM._parameter_constraints,
-        "expansion": [
-            Interval(Real, 0, None, closed="neither"),
-            StrOptions({"auto"}),
-        ],
-        "positions": [StrOptions(set(POSITIONS))],
-        "depth_curriculum": [
-            Interval(Real, 0, 1, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "n_prefix_tokens": [Interval(Integral, 0, None, closed="left")],
-        "rollout_noise": [Interval(Real, 0, None, closed="left")],
-        "augmentation": [Augmentation, list, tuple, StrOptions({"auto"}), None],
-        "canvas": "no_validation",
-        "n_augmentations": [Interval(Integral, 0, None, closed="left")],
-        "task_lr": [Interval(Real, 0, None, closed="neither")],
-        "symbols": "no_validation",
-        "ignore_value": "no_validation",
-        "handle_unknown": [StrOptions({"error", "ignore"})],
-    }
-
     def __init__(
         self,
         *,
@@ -406,8 +379,8 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         if not goes_on:
             self._find_symmetries(rows)
             self._start_training(self._space(), min(self.batch_size, len(rows)))
-        given = metadata(sample_weight=sample_weight, task_ids=ids)
-        self._train(rows, held_out, self.max_epochs, X=X, y=y, metadata=given)
+        given = {"sample_weight": sample_weight, "task_ids": ids}
+        self._train(rows, held_out, self.max_epochs, X, y, **given)
         return self
 
     def partial_fit(
@@ -452,6 +425,5 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         if not goes_on:
             self._find_symmetries(rows)
             self._start_training(self._space(), self.batch_size)
-        given = metadata(sample_weight=sample_weight, task_ids=ids)
-        self._train(rows, None, None, X=X, y=y, metadata=given)
+        self._train(rows, None, None, X, y, sample_weight=sample_weight, task_ids=ids)
         return self

@@ -8,13 +8,15 @@ from sklearn.utils import column_or_1d, compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_consistent_length
 
-from sktrm._base import BaseTRM, check_weights
+from sktrm._base import (
+    BaseTRM,
+    check_validation_rows,
+    check_weights,
+    check_y_is_given,
+)
 from sktrm._slots import Rows
 from sktrm._tables import Table, TableEncoder, is_missing
 from sktrm.nn import TinyRecursionModel, build_table_model
-
-# Beyond this, token mixing costs more than attention.
-_WIDEST_TOKEN_MIXING = 128
 
 
 class TableTask(BaseTRM):
@@ -36,15 +38,12 @@ class TableTask(BaseTRM):
         self, rows: "Labelled", X_val: Any, y_val: Any, sample_weight_val: Any
     ) -> tuple["Labelled", "Labelled | None"]:
         """Return the rows to train on and those to validate on, if any."""
-        if (X_val is None) != (y_val is None):
-            raise ValueError("X_val and y_val must be given together.")
+        check_validation_rows(X_val, y_val, sample_weight_val=sample_weight_val)
         if X_val is not None:
             checked = self._check_rows(
                 X_val, y_val, sample_weight_val, reset=False, of="_val"
             )
             return rows, self._label(*checked, of="_val")
-        if sample_weight_val is not None:
-            raise ValueError("sample_weight_val must be None without X_val and y_val.")
         n_rows = len(rows.labels)
         if self._stops_early(n_rows, held_out=False):
             kept, held_out = self._choose_held_out(n_rows, rows.labels)
@@ -55,11 +54,7 @@ class TableTask(BaseTRM):
         self, X: Any, y: Any, sample_weight: Any, *, reset: bool, of: str = ""
     ) -> tuple[Table, np.ndarray, np.ndarray]:
         """Check labelled rows; ``of`` ends the names of the parameters they are."""
-        if y is None:
-            raise ValueError(
-                f"This {type(self).__name__} estimator requires y to be passed, but "
-                f"the target y is None."
-            )
+        check_y_is_given(self, y)
         table = self._check_X(X, reset=reset)
         y = _check_labels(y, f"y{of}")
         check_consistent_length(table.columns[0], y)
@@ -120,15 +115,10 @@ class TableTask(BaseTRM):
             "n_layers": self.n_layers,
             "n_heads": self.n_heads,
             "expansion": self.expansion,
-            "mixer": self._choose_mixer(table),
+            "mixer": self._choose_mixer(len(table.columns)),
             "n_latent_recursions": self.n_latent_recursions,
             "n_deep_recursions": self.n_deep_recursions,
         }
-
-    def _choose_mixer(self, table: Table) -> str:
-        if self.mixer != "auto":
-            return self.mixer
-        return "mlp" if len(table.columns) <= _WIDEST_TOKEN_MIXING else "attention"
 
     def _make_rows(self, rows: "Labelled") -> Rows:
         """Encode rows and put them on the device."""

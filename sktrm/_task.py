@@ -1,26 +1,25 @@
 """What a solver learns of its task before it trains: symbols, sizes, symmetries."""
 
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import (
     check_consistent_length,
     validate_data,
 )
 
-from sktrm._base import check_weights
+from sktrm._base import BaseTRM, check_validation_rows, check_weights, check_y_is_given
 from sktrm._device import has_cxx_compiler
 from sktrm._encoding import GridEncoder, Grids, as_grids
 from sktrm._slots import Rows
 from sktrm._tasks import TaskLearning
 from sktrm.augmentation import Augmentation, TokenSpace, find_symmetries
 from sktrm.nn import TinyRecursionModel, build_equivariant, build_task_model
-
-# Beyond this, token mixing costs more than attention and learns slower.
-_LONGEST_TOKEN_MIXING = 128
+from sktrm.nn.blocks import POSITIONS
 
 
 class GridTask(TaskLearning):
@@ -28,6 +27,28 @@ class GridTask(TaskLearning):
 
     The host class, :class:`~sktrm.TRMSolver`, has the parameters.
     """
+
+    _parameter_constraints: dict[str, Any] = {
+        **BaseTRM._parameter_constraints,
+        "expansion": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
+        "positions": [StrOptions(set(POSITIONS))],
+        "depth_curriculum": [
+            Interval(Real, 0, 1, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "n_prefix_tokens": [Interval(Integral, 0, None, closed="left")],
+        "rollout_noise": [Interval(Real, 0, None, closed="left")],
+        "augmentation": [Augmentation, list, tuple, StrOptions({"auto"}), None],
+        "canvas": "no_validation",
+        "n_augmentations": [Interval(Integral, 0, None, closed="left")],
+        "task_lr": [Interval(Real, 0, None, closed="neither")],
+        "symbols": "no_validation",
+        "ignore_value": "no_validation",
+        "handle_unknown": [StrOptions({"error", "ignore"})],
+    }
 
     ignore_value: Any
     handle_unknown: str
@@ -40,11 +61,7 @@ class GridTask(TaskLearning):
 
     def _check_X_y(self, X: Any, y: Any, *, reset: bool) -> tuple[Grids, Grids]:
         """Check questions and answers of training."""
-        if y is None:
-            raise ValueError(
-                f"This {type(self).__name__} estimator requires y to be passed, but "
-                f"the target y is None."
-            )
+        check_y_is_given(self, y)
         X, y = self._check_X(X, reset=reset), as_grids(y, "y")
         check_consistent_length(X, y)
         return X, y
@@ -75,11 +92,10 @@ class GridTask(TaskLearning):
 
     def _model_sizes(self) -> dict[str, Any]:
         """Return the sizes of the model for the symbols and grids seen in fit."""
-        mixer = self.mixer
-        if mixer == "auto":
-            fixed = self._encoder.x_shape is not None
-            short = self._encoder.length <= _LONGEST_TOKEN_MIXING
-            mixer = "mlp" if fixed and short else "attention"
+        # Grids of different sizes have no cells in common to mix.
+        fixed = self._encoder.x_shape is not None
+        ragged = self.mixer == "auto" and not fixed
+        mixer = "attention" if ragged else self._choose_mixer(self._encoder.length)
         hidden_size, expansion = self.hidden_size, self.expansion
         if hidden_size == "auto":
             hidden_size = 128 if self.symbols is None else 32
@@ -195,12 +211,12 @@ class GridTask(TaskLearning):
         task_ids_val: Any = None,
     ) -> tuple[Rows, Rows | None]:
         """Encode the rows to train on and those to validate on, if any."""
-        if (X_val is None) != (y_val is None):
-            raise ValueError("X_val and y_val must be given together.")
-        if X_val is None and sample_weight_val is not None:
-            raise ValueError("sample_weight_val must be None without X_val and y_val.")
-        if X_val is None and task_ids_val is not None:
-            raise ValueError("task_ids_val must be None without X_val and y_val.")
+        check_validation_rows(
+            X_val,
+            y_val,
+            sample_weight_val=sample_weight_val,
+            task_ids_val=task_ids_val,
+        )
         rows = self._make_rows(X, y, sample_weight, task_ids=task_ids)
         if X_val is not None:
             X_val, y_val = self._check_X(X_val, reset=False), as_grids(y_val, "y_val")
@@ -223,18 +239,11 @@ class GridTask(TaskLearning):
         self._set_views(model)
         return model
 
-    def _learning_rate(self) -> float:
-        """Return ``lr``, or what stands for "auto"."""
-        if isinstance(self.lr, str):
-            return 4e-3 if "symbols" in self._sizes else 2e-3
-        return self.lr
+    def _auto_lr(self) -> float:
+        return 4e-3 if "symbols" in self._sizes else 2e-3
 
-    def _optimizer(self) -> str:
-        """Return ``optimizer``, or what stands for "auto"."""
-        if self.optimizer != "auto":
-            return self.optimizer
-        plain = "symbols" not in self._sizes or self.dtype == "float64"
-        return "adamw" if plain else "muon"
+    def _gains_from_muon(self) -> bool:
+        return "symbols" in self._sizes
 
     def _depth_curriculum(self) -> float:
         """Return ``depth_curriculum``, or what stands for "auto"."""
@@ -299,8 +308,3 @@ def weighing(
 
 def _take(grids: Grids, rows: np.ndarray) -> Grids:
     return [grids[i] for i in rows] if isinstance(grids, list) else grids[rows]
-
-
-def metadata(**given: Any) -> dict[str, Any] | None:
-    """Return what was given beside X and y, for the callbacks of scikit-learn."""
-    return {name: value for name, value in given.items() if value is not None} or None

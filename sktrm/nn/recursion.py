@@ -4,8 +4,8 @@ import inspect
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from sktrm.nn.blocks import (
     truncated_normal,
     weights_cast_once,
 )
+from sktrm.nn.state import Carry, StepOutput, join_rows, split_rows
 
 # Else torch counts the models of a process together and soon gives up compiling.
 _ISOLATED: dict[str, Any] = (
@@ -28,74 +29,6 @@ _ISOLATED: dict[str, Any] = (
 # Bytes of the widest activations that are worked on at a time on a CPU. Measured on a
 # machine with 1 MB of cache a core and 32 MB for all; from 2 to 8 MB it hardly matters.
 _WIDEST = 7 * 2**20
-
-
-class Carry(NamedTuple):
-    """State between supervision steps: embedded answer and latent."""
-
-    y: Tensor  # (batch, n_prefix_tokens + length, hidden_size)
-    z: Tensor  # (batch, n_prefix_tokens + length, hidden_size)
-
-    def detach(self) -> "Carry":
-        """Cut the state off the graph that made it."""
-        return Carry(self.y.detach(), self.z.detach())
-
-    def select(self, rows: Tensor) -> "Carry":
-        """Return the state of some rows, given by mask or index."""
-        return Carry(self.y[rows], self.z[rows])
-
-    def noisy(self, deviation: float, generator: torch.Generator | None) -> "Carry":
-        """Return the state plus independent normal numbers."""
-        device = None if generator is None else generator.device
-        return Carry(
-            *(
-                s
-                + deviation
-                * torch.randn(s.shape, generator=generator, device=device).to(s)
-                for s in self
-            )
-        )
-
-
-class StepOutput(NamedTuple):
-    """Result of one supervision step."""
-
-    carry: Carry
-    answer_logits: Tensor  # (batch, length, n_tokens)
-    halt_logit: Tensor  # (batch,)
-
-
-Part = tuple[Tensor, Carry | None, Tensor | None, Tensor | None]
-
-
-def split_rows(
-    n_parts: int,
-    inputs: Tensor,
-    carry: Carry | None,
-    task_ids: Tensor | None,
-    fresh: Tensor | None,
-) -> Iterator[Part]:
-    """Yield the arguments of a step for ``n_parts`` groups of rows, nearly equal."""
-    if n_parts <= 1:
-        yield inputs, carry, task_ids, fresh
-        return
-
-    def split(rows: Tensor | None) -> Sequence[Any]:
-        if rows is None:
-            return [None] * n_parts
-        return rows.tensor_split(n_parts)
-
-    carries: Sequence[Any] = [None] * n_parts
-    if carry is not None:
-        carries = list(map(Carry, *map(split, carry)))
-    yield from zip(split(inputs), carries, split(task_ids), split(fresh), strict=True)
-
-
-def join_rows(steps: Sequence[StepOutput]) -> StepOutput:
-    """Return the steps of groups of rows as that of all of them."""
-    carries, answer_logits, halt_logits = zip(*steps, strict=True)
-    carry = Carry(*map(torch.cat, zip(*carries, strict=True)))
-    return StepOutput(carry, torch.cat(answer_logits), torch.cat(halt_logits))
 
 
 class Embedding(nn.Module):
@@ -418,8 +351,8 @@ class TinyRecursionModel(nn.Module):
         step = self._compiled[1]
         if not inputs.is_cuda:
             return step(inputs, carry, task_ids, fresh)
-        # torch left its annotations out.
-        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        begin: Callable[[], None] = torch.compiler.cudagraph_mark_step_begin
+        begin()
         output = step(inputs, carry, task_ids, fresh)
         # The next replay writes where this one did.
         return output._replace(carry=Carry(*(s.clone() for s in output.carry)))
