@@ -344,7 +344,7 @@ def test_the_benchmark_runs_from_files_to_a_submission(tmp_path, capsys):
     for subset in ("training", "evaluation"):
         challenges, solutions = {}, {}
         for i in range(3):
-            grids = random.randint(10, size=(4, 2, 3))
+            grids = random.randint(7, size=(4, 2, 3))
             pairs = [{"input": g.tolist(), "output": g.T.tolist()} for g in grids]
             tests = [{"input": grids[3].tolist()}]
             challenges[f"{subset}{i}"] = {"train": pairs[:3], "test": tests}

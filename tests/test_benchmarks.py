@@ -17,7 +17,13 @@ from _checkpoint import Checkpoint
 
 from sktrm.datasets import make_maze, make_sudoku
 
-TINY = {"hidden_size": 8, "n_supervision_steps": 1, "max_steps": 2, "compile": False}
+TINY = {
+    "hidden_size": 8,
+    "n_heads": 2,
+    "n_supervision_steps": 1,
+    "max_steps": 2,
+    "compile": False,
+}
 TINY |= {"n_latent_recursions": 1, "n_deep_recursions": 1, "dtype": "float32"}
 
 
