@@ -200,7 +200,8 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         if n_epochs and self._is_worth_compiling(len(rows) * n_epochs):
             sizes = (self._n_slots, *rows.inputs.shape[1:])
             if not net.module_.is_compiled_for(self._n_slots):
-                net.compile_module(rows.inputs.new_zeros(sizes))
+                inputs = rows.inputs.new_zeros(sizes)
+                net.compile_module(inputs, validates=held_out is not None)
         net.begin(len(rows) * n_epochs if n_epochs else None)
 
         def train() -> None:
@@ -284,10 +285,6 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
             and long
             and n_rows >= _STEPS_WORTH_COMPILING * self._n_slots
         )
-
-    def _gains_from_compiling(self) -> bool:
-        """Tell whether training is known to be faster with a compiled network."""
-        return False
 
     def _adopt(self, state: dict[str, Tensor]) -> None:
         """Make ``module_`` a model with the weights ``state``."""

@@ -158,7 +158,8 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         and takes up to a minute at first. "auto" does so with ``symbols`` and token
         mixing on a CPU, where training then takes half the time, if it will last: at
         least 300 rows for each of ``batch_size``, all epochs together, and no
-        ``max_time`` below a minute.
+        ``max_time`` below a minute. Prediction, too, is compiled once a fitted solver
+        has stepped 10,000 rows, those that take several steps counted for each.
     callbacks : list of skorch callbacks, default=None
         Called during training; they are cloned.
     random_state : int, RandomState instance or None, default=None

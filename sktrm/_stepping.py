@@ -1,5 +1,6 @@
 """Stepping the model of a fitted estimator: rows to answers, all at once or staged."""
 
+import math
 from collections.abc import Callable, Iterator
 from numbers import Integral
 from typing import Any
@@ -14,6 +15,8 @@ from sktrm.nn import TinyRecursionModel
 
 # Steps at prediction for each in training: hard rows need them, others halt.
 _DEEPER = 8
+# Steps of single rows without gradient that take as long as compiling them.
+_ROWS_WORTH_COMPILING = 10_000
 
 
 class Stepping:
@@ -25,6 +28,7 @@ class Stepping:
     module_: TinyRecursionModel
     _device: torch.device
     batch_size: int
+    compile: bool | str
     max_steps: int | str
     n_supervision_steps: int
     halt_threshold: float
@@ -39,6 +43,7 @@ class Stepping:
     ) -> Iterator[Solution]:
         """Yield answers, confidence and steps of all rows after each step."""
         limits = self._limits(max_steps)
+        self.module_.compile_after = self._compile_after()
         # Keeping answers takes less memory than keeping the states of all rows.
         batches = [
             [
@@ -59,6 +64,7 @@ class Stepping:
         choice: Choice | None = None,
     ) -> Solution:
         """Return answers, confidence and steps of all rows."""
+        self.module_.compile_after = self._compile_after()
         return solve(
             self.module_,
             torch.as_tensor(inputs),
@@ -68,6 +74,17 @@ class Stepping:
             choice=choice,
             **self._limits(max_steps),
         )
+
+    def _compile_after(self) -> float:
+        """Return after how many rows stepped in prediction to compile that, too."""
+        worth = self.compile
+        if worth == "auto":
+            worth = self._gains_from_compiling()
+        return _ROWS_WORTH_COMPILING if worth else math.inf
+
+    def _gains_from_compiling(self) -> bool:
+        """Tell whether a compiled network is known to be faster."""
+        return False
 
     def _steps_at_most(self) -> int:
         """Return ``max_steps``, or what stands for "auto"."""

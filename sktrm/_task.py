@@ -254,7 +254,7 @@ class GridTask(TaskLearning):
         return self.depth_curriculum
 
     def _gains_from_compiling(self) -> bool:
-        """Tell whether training is known to be faster with a compiled network."""
+        """Tell whether a compiled network is known to be faster."""
         equivariant = "symbols" in self._sizes and self._sizes["mixer"] == "mlp"
         return equivariant and self._device.type == "cpu" and has_cxx_compiler()
 

@@ -5,7 +5,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -183,8 +183,7 @@ class DeepSupervisionNet(NeuralNet):
     @property
     def predictor_(self) -> nn.Module:
         """The module to predict with now: the average, if there is one."""
-        module: nn.Module = self.average_[0] if self.average_ else self.module_
-        return module
+        return cast(nn.Module, [*self.average_, self.module_][0])
 
     def final_state(self) -> dict[str, Tensor]:
         """Return a copy of the weights to predict with: the best, else the last."""
@@ -285,10 +284,12 @@ class DeepSupervisionNet(NeuralNet):
         shallow = self.starts_shallow_ and self._progress() < self.depth_curriculum
         self.module_.n_deep_recursions = 1 if shallow else self.full_depth_
 
-    def compile_module(self, inputs: Tensor) -> None:
-        """Compile the training step on batches of the size of ``inputs``."""
-        depths = {1, self.full_depth_} if self.depth_curriculum else {self.full_depth_}
-        self.module_.compile_step(inputs, sorted(depths))
+    def compile_module(self, inputs: Tensor, validates: bool = False) -> None:
+        """Compile the step on ``inputs`` for training, and for validation if asked."""
+        first = 1 if self.depth_curriculum else self.full_depth_
+        self.module_.compile_step(inputs, sorted({first, self.full_depth_}))
+        if validates and self.module_.is_compiled_for(len(inputs)):
+            self.predictor_.compile_prediction(inputs)  # type: ignore[operator]
 
     def _progress(self) -> float:
         """Return the share of the training that is over, by rows or by time."""

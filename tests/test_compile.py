@@ -36,6 +36,66 @@ def test_compiled_training_is_the_plain_one(sudokus):
     assert list(compiled.net_.module_.state_dict()) == list(plain.module_.state_dict())
 
 
+@pytest.mark.skipif(not has_cxx_compiler(), reason="torch has no C++ compiler here")
+def test_compiled_prediction_is_the_plain_one_for_any_number_of_rows(
+    sudokus, monkeypatch
+):
+    X, y = sudokus
+    solver = tiny_solver(
+        symbols="interchangeable", max_epochs=4, dtype="float64", compile=False
+    ).fit(X, y)
+    plain = [solver.solve(X[:n], max_steps=4) for n in (20, 16, 7, 1)]
+    monkeypatch.setattr("sktrm._stepping._ROWS_WORTH_COMPILING", 5)
+    solver.set_params(compile=True)
+    solver.predict(X[:10])
+    assert solver.module_._prediction is not None
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for expected in plain:
+            found = solver.solve(X[: len(expected.answers)], max_steps=4)
+            assert (found.answers == expected.answers).all()
+            assert (found.n_steps == expected.n_steps).all()
+            np.testing.assert_allclose(found.confidence, expected.confidence)
+        for _ in solver.staged_predict(X[:9]):
+            pass
+
+
+def test_prediction_is_compiled_once_it_has_taken_long(sudokus, monkeypatch):
+    X, y = sudokus
+    solver = tiny_solver(max_epochs=1, halt_threshold=1.0).fit(X, y)
+    calls = []
+
+    def compile_(step, **options):
+        calls.append(options)
+        return step
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr("sktrm._stepping._ROWS_WORTH_COMPILING", 50)
+    solver.set_params(compile=True)
+    solver.solve(X[:10], max_steps=4)
+    assert not calls
+    solver.solve(X[:10], max_steps=3)  # after 50 rows
+    assert len(calls) == 1
+    solver.predict(X)
+    assert len(calls) == 1
+    assert pickle.loads(pickle.dumps(solver)).module_._prediction is None
+
+
+def test_where_prediction_cannot_be_compiled_it_says_so_once(sudokus, monkeypatch):
+    X, y = sudokus
+    solver = tiny_solver(max_epochs=1, compile=False).fit(X, y)
+    expected = solver.predict(X)
+
+    def broken(step, **options):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    monkeypatch.setattr("sktrm._stepping._ROWS_WORTH_COMPILING", 0)
+    solver.set_params(compile=True)
+    with pytest.warns(UserWarning, match="Could not compile the network: no compiler$"):
+        assert (solver.predict(X) == expected).all()
+    assert (solver.predict(X) == expected).all()
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

@@ -1,11 +1,7 @@
 """The recursion of the paper's Figure 3: loops 1 and 2, and the two heads."""
 
-import inspect
 import math
 import sys
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +14,9 @@ from sktrm.nn.blocks import (
     truncated_normal,
     weights_cast_once,
 )
+from sktrm.nn.compiled import CompiledSteps
 from sktrm.nn.state import Carry, StepOutput, join_rows, split_rows
 
-# Else torch counts the models of a process together and soon gives up compiling.
-_ISOLATED: dict[str, Any] = (
-    {"isolate_recompiles": True}
-    if "isolate_recompiles" in inspect.signature(torch.compile).parameters
-    else {}
-)
 # Bytes of the widest activations that are worked on at a time on a CPU. Measured on a
 # machine with 1 MB of cache a core and 32 MB for all; from 2 to 8 MB it hardly matters.
 _WIDEST = 7 * 2**20
@@ -130,7 +121,7 @@ class HaltHead(nn.Module):
         return logits[:, 0]
 
 
-class TinyRecursionModel(nn.Module):
+class TinyRecursionModel(CompiledSteps, nn.Module):
     """A tiny network applied to its own answer: one supervision step a call.
 
     ``embedding`` maps the question to x, ``net`` updates z and y, ``answer_head``
@@ -166,8 +157,6 @@ class TinyRecursionModel(nn.Module):
         self.n_latent_recursions = n_latent_recursions
         self.n_deep_recursions = n_deep_recursions
         self.dtype = dtype
-        # A number of rows, and the step compiled for batches of so many.
-        self._compiled: tuple[int, Callable[..., StepOutput]] | None = None
         for name in ("y_init", "z_init"):
             start = truncated_normal(hidden_size, std=1.0, generator=generator)
             self.register_buffer(name, start)
@@ -236,10 +225,6 @@ class TinyRecursionModel(nn.Module):
             generator=generator,
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what is compiled: it is bound to this model's weights."""
-        return {**self.__dict__, "_compiled": None}
-
     @property
     def working_dtype(self) -> torch.dtype:
         """Precision of states and products."""
@@ -307,14 +292,11 @@ class TinyRecursionModel(nn.Module):
         (batch,). The returned carry is detached.
         """
         n_rows = len(inputs)
-        # Without gradient torch would compile once more.
-        if self.is_compiled_for(n_rows) and torch.is_grad_enabled():
-            if carry is None:  # always the same arguments: nothing compiles anew
-                start = self.initial_carry(n_rows)
-                carry = Carry(start.y.contiguous(), start.z.contiguous())
-            if fresh is None:
-                fresh = torch.zeros(n_rows, dtype=torch.bool, device=inputs.device)
-            return self._replay(inputs, carry, task_ids, fresh)
+        if torch.is_grad_enabled():
+            if self.is_compiled_for(n_rows):
+                return self._train_compiled(inputs, carry, task_ids, fresh)
+        elif task_ids is None and fresh is None and self._predicts_compiled(inputs):
+            return self._predict_compiled(inputs, carry)
         n_parts = math.ceil(n_rows / self._rows_at_once(inputs.device))
         parts = split_rows(n_parts, inputs, carry, task_ids, fresh)
         with weights_cast_once(self.net, self.working_dtype):
@@ -342,51 +324,3 @@ class TinyRecursionModel(nn.Module):
         y, z = self.deep_recursion(x, *self.start(len(x), carry, fresh))
         answer_logits = self.answer_head(y)[:, self.n_prefix_tokens :]
         return StepOutput(Carry(y, z).detach(), answer_logits, self.halt_head(y))
-
-    def _replay(
-        self, inputs: Tensor, carry: Carry, task_ids: Tensor | None, fresh: Tensor
-    ) -> StepOutput:
-        """Take a compiled step; on CUDA it is a graph that is captured once."""
-        assert self._compiled is not None
-        step = self._compiled[1]
-        if not inputs.is_cuda:
-            return step(inputs, carry, task_ids, fresh)
-        begin: Callable[[], None] = torch.compiler.cudagraph_mark_step_begin
-        begin()
-        output = step(inputs, carry, task_ids, fresh)
-        # The next replay writes where this one did.
-        return output._replace(carry=Carry(*(s.clone() for s in output.carry)))
-
-    def is_compiled_for(self, n_rows: int) -> bool:
-        """Tell whether there is a compiled step for batches of ``n_rows``."""
-        return self._compiled is not None and self._compiled[0] == n_rows
-
-    def compile_step(self, inputs: Tensor, depths: Sequence[int] = ()) -> None:
-        """Compile training steps on batches of the size of ``inputs``.
-
-        For the present T, or for each of ``depths``. Batches of another size go on as
-        they are. Takes half a minute for the first model of a size and depth. Copies of
-        the model must be made before: they would share what is compiled. Warns and
-        changes nothing where torch cannot compile.
-        """
-        depth = self.n_deep_recursions
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch's own, of no use to anyone
-                mode = "reduce-overhead" if inputs.is_cuda else None
-                compiled = torch.compile(
-                    self._step, dynamic=False, mode=mode, **_ISOLATED
-                )
-                self._compiled = (len(inputs), compiled)
-                for self.n_deep_recursions in depths or (depth,):
-                    output = self(inputs)
-                    # The backward pass is compiled when it is first needed.
-                    (output.answer_logits.sum() + output.halt_logit.sum()).backward()
-        # Whatever is missing, from a C++ compiler to a writable cache: go on without.
-        except Exception as error:
-            self._compiled = None
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            warnings.warn(f"Could not compile the network: {reason}", stacklevel=2)
-        finally:
-            self.n_deep_recursions = depth
-            self.zero_grad(set_to_none=True)

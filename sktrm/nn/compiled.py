@@ -1,0 +1,161 @@
+"""Steps of a model compiled by torch, and what to do where it cannot compile."""
+
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sktrm.nn.state import Carry, StepOutput
+
+# Else torch counts the models of a process together and soon gives up compiling.
+_ISOLATED: dict[str, Any] = (
+    {"isolate_recompiles": True}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters
+    else {}
+)
+
+Step = Callable[..., StepOutput]
+
+
+class CompiledSteps:
+    """How a model takes its step compiled: in training, and in prediction.
+
+    The host class, :class:`~sktrm.nn.TinyRecursionModel`, has the step. What is
+    compiled is bound to its weights: copies begin without.
+    """
+
+    n_deep_recursions: int
+    _step: Step
+    initial_carry: Callable[[int], Carry]
+    zero_grad: Callable[..., None]
+
+    # Rows to step without gradient before that is compiled, too. Once they have been,
+    # they took about as long as compiling will.
+    compile_after: float = math.inf
+    # A number of rows, and the step compiled for training with batches of so many.
+    _compiled: tuple[int, Step] | None = None
+    # The step compiled for prediction, whether that failed, and rows stepped without.
+    _prediction: Step | None = None
+    _prediction_fails: bool = False
+    _n_predicted: int = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is compiled."""
+        out = ("_compiled", "_prediction", "_prediction_fails", "_n_predicted")
+        return {name: v for name, v in self.__dict__.items() if name not in out}
+
+    def is_compiled_for(self, n_rows: int) -> bool:
+        """Tell whether there is a compiled training step for batches of ``n_rows``."""
+        return self._compiled is not None and self._compiled[0] == n_rows
+
+    def compile_step(self, inputs: Tensor, depths: Sequence[int] = ()) -> None:
+        """Compile training steps on batches of the size of ``inputs``.
+
+        For the present T, or for each of ``depths``. Batches of another size go on as
+        they are. Takes half a minute for the first model of a size and depth. Copies of
+        the model must be made before: they would share what is compiled. Warns and
+        changes nothing where torch cannot compile.
+        """
+        depth = self.n_deep_recursions
+        mode = "reduce-overhead" if inputs.is_cuda else None
+        try:
+            with _or_warn() as attempt:
+                step = torch.compile(self._step, dynamic=False, mode=mode, **_ISOLATED)
+                self._compiled = (len(inputs), step)
+                for self.n_deep_recursions in depths or (depth,):
+                    output = self._train_compiled(inputs, None, None, None)
+                    # The backward pass is compiled when it is first needed.
+                    total = output.answer_logits.sum() + output.halt_logit.sum()
+                    torch.autograd.backward(total)
+        finally:
+            self.n_deep_recursions = depth
+            self.zero_grad(set_to_none=True)
+        if attempt.failed:
+            self._compiled = None
+
+    def _train_compiled(
+        self,
+        inputs: Tensor,
+        carry: Carry | None,
+        task_ids: Tensor | None,
+        fresh: Tensor | None,
+    ) -> StepOutput:
+        """Take a compiled training step; on CUDA it is a graph, captured once."""
+        assert self._compiled is not None
+        n_rows, step = self._compiled
+        if carry is None:  # always the same arguments: nothing compiles anew
+            start = self.initial_carry(n_rows)
+            carry = Carry(start.y.contiguous(), start.z.contiguous())
+        if fresh is None:
+            fresh = torch.zeros(n_rows, dtype=torch.bool, device=inputs.device)
+        if not inputs.is_cuda:
+            return step(inputs, carry, task_ids, fresh)
+        begin: Callable[[], None] = torch.compiler.cudagraph_mark_step_begin
+        begin()
+        output = step(inputs, carry, task_ids, fresh)
+        # The next replay writes where this one did.
+        return output._replace(carry=Carry(*(s.clone() for s in output.carry)))
+
+    def _predicts_compiled(self, inputs: Tensor) -> bool:
+        """Tell whether to predict these compiled, and compile if it is time to."""
+        n_rows = len(inputs)
+        if self.compile_after == math.inf or self._prediction_fails or n_rows == 1:
+            return False  # of 1, because torch would compile anew for it
+        if self._prediction is None:
+            if self._n_predicted < self.compile_after:
+                self._n_predicted += n_rows
+                return False
+            self.compile_prediction(inputs)
+        return not self._prediction_fails
+
+    def compile_prediction(self, inputs: Tensor) -> None:
+        """Compile the step without gradient, for any number of rows but one.
+
+        ``inputs`` are two rows or more, as they will come. Takes half a minute at
+        first. Warns and goes on as before where torch cannot compile.
+        """
+        with _or_warn() as attempt, torch.inference_mode():
+            self._prediction = torch.compile(self._step, **_ISOLATED)
+            self._predict_compiled(inputs, None)
+        self._prediction_fails = attempt.failed
+        self.compile_after = 0
+
+    def _predict_compiled(self, inputs: Tensor, carry: Carry | None) -> StepOutput:
+        """Take a step without gradient by code that serves all numbers of rows."""
+        assert self._prediction is not None
+        if carry is None:
+            carry = self.initial_carry(len(inputs))
+        # A tensor with gaps, or made outside of inference mode, would compile anew.
+        inputs, y, z = (
+            rows.clone(memory_format=torch.contiguous_format)
+            for rows in (inputs, *carry)
+        )
+        for rows in (inputs, y, z):
+            torch._dynamo.maybe_mark_dynamic(rows, 0)
+        return self._prediction(inputs, Carry(y, z), None, None)
+
+
+class _Attempt:
+    """Whether an attempt to compile failed."""
+
+    failed = False
+
+
+@contextmanager
+def _or_warn() -> Iterator[_Attempt]:
+    """Compile within; a failure is noted and a warning, not an error."""
+    attempt = _Attempt()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own, of no use to anyone
+            yield attempt
+    # Whatever is missing, from a C++ compiler to a writable cache: go on without.
+    except Exception as error:
+        attempt.failed = True
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        warnings.warn(f"Could not compile the network: {reason}", stacklevel=4)
