@@ -103,33 +103,41 @@ def main():
     parser.add_argument("--seconds", type=float, default=150, help="of training")
     parser.add_argument("--levers", nargs="*", default=list(LEVERS))
     parser.add_argument("--tasks", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     add_machine(parser)
     args = parser.parse_args()
     prepare(args)
-    print(f"{'task':<24}{'lever':<22}{'updates':<9}{'trained':<9}x 4")
+    print(f"{'task':<24}{'lever':<22}{'seed':<6}{'updates':<9}{'trained':<9}x 4")
     every = list(tasks(args.sudoku))
-    for task, ((X, y), (X_val, y_val)) in (every[i] for i in args.tasks):
-        for lever in args.levers:
-            solver_class, parameters, how = LEVERS[lever]
-            if solver_class is not None:
-                solver = solver_class(
-                    symbols="interchangeable",
-                    max_epochs=10**6,
-                    max_time=args.seconds,
-                    compile=True,
-                    random_state=0,
-                ).set_params(**parameters)
-                solver.fit(X, y)
-            depth = solver.n_supervision_steps
-            exact = [
-                solver.score(X_val, y_val, max_steps=times * depth, **how)
-                for times in (1, 4)
-            ]
-            print(
-                f"{task[-22:]:<24}{lever:<22}{solver.net_.n_optimizer_steps_:<9}"
-                + "".join(f"{share:<9.3f}" for share in exact),
-                flush=True,
-            )
+    for task, data in (every[i] for i in args.tasks):
+        for seed in args.seeds:
+            compare(task, data, seed, args)
+
+
+def compare(task, data, seed, args):
+    """Train with each lever and print a row for it."""
+    (X, y), (X_val, y_val) = data
+    for lever in args.levers:
+        solver_class, parameters, how = LEVERS[lever]
+        if solver_class is not None:
+            solver = solver_class(
+                symbols="interchangeable",
+                max_epochs=10**6,
+                max_time=args.seconds,
+                compile=True,
+                random_state=seed,
+            ).set_params(**parameters)
+            solver.fit(X, y)
+        depth = solver.n_supervision_steps
+        exact = [
+            solver.score(X_val, y_val, max_steps=times * depth, **how)
+            for times in (1, 4)
+        ]
+        print(
+            f"{task[-22:]:<24}{lever:<22}{seed:<6}{solver.net_.n_optimizer_steps_:<9}"
+            + "".join(f"{share:<9.3f}" for share in exact),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
