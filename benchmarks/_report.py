@@ -29,6 +29,7 @@ def parser(description, *, budget):
     add("--device", default="auto")
     add("--budget", type=float, default=budget, help="seconds of training, all runs")
     add("--resume", help="checkpoint: written while training, gone on from if there")
+    add("--save", help="safetensors file for the weights, in float16")
     add("--out", help="append every figure to this file, as JSON lines")
     add("--n-test", type=int, default=1000, help="test rows at most")
     add("--n-validation", type=int, default=100, help="training rows that choose")
@@ -109,7 +110,10 @@ def train(args, solver, X, y, **rows):
     if before:
         print(f"going on after {before['seconds']:.0f} s in {args.resume}")
     solver.fit(X, y, **rows)
-    return training.perf_counter() - solver.net_.began_
+    seconds = training.perf_counter() - solver.net_.began_
+    if args.save:
+        sktrm.save_pretrained(solver, args.save, dtype="float16")
+    return seconds
 
 
 def figures(X, y, solutions, rating=None, valid=None):

@@ -15,6 +15,7 @@ import maze_hard
 import sudoku_extreme
 from _checkpoint import Checkpoint
 
+from sktrm import load_pretrained
 from sktrm.datasets import make_maze, make_sudoku
 
 TINY = {
@@ -111,7 +112,9 @@ def test_a_run_that_was_cut_off_leaves_a_whole_file(copies, tmp_path):
 def test_a_script_goes_on_where_it_was(script, home, capsys):
     """A second run within the same budget has nothing left to do but report."""
     out, checkpoint = home / "out.jsonl", home / "run.ckpt"
+    weights = home / "run.safetensors"
     given = arguments(home, 0.2, "--resume", str(checkpoint), "--out", str(out))
+    given += ["--save", str(weights)]
     for _ in range(2):
         script.run(script.read_arguments([*given, "--n-train", "30"]))
     first, second = lines(out)
@@ -121,6 +124,7 @@ def test_a_script_goes_on_where_it_was(script, home, capsys):
     assert second["n_test"] == 10
     assert sum(n for _, _, n, _ in second["by_rating"]) == 10
     assert {"time", "versions", "machine", "arguments", "validation"} <= set(second)
+    assert load_pretrained(weights).validation_score_ == second["validation"]
 
 
 def test_no_solution_is_in_two_parts():
