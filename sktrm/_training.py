@@ -183,7 +183,7 @@ class DeepSupervisionNet(NeuralNet):
     @property
     def predictor_(self) -> nn.Module:
         """The module to predict with now: the average, if there is one."""
-        return cast(nn.Module, [*self.average_, self.module_][0])
+        return cast(nn.Module, self.average_[0] if self.average_ else self.module_)
 
     def final_state(self) -> dict[str, Tensor]:
         """Return a copy of the weights to predict with: the best, else the last."""
@@ -286,9 +286,9 @@ class DeepSupervisionNet(NeuralNet):
 
     def compile_module(self, inputs: Tensor, validates: bool = False) -> None:
         """Compile the step on ``inputs`` for training, and for validation if asked."""
-        first = 1 if self.depth_curriculum else self.full_depth_
-        self.module_.compile_step(inputs, sorted({first, self.full_depth_}))
-        if validates and self.module_.is_compiled_for(len(inputs)):
+        shallowest = 1 if self.depth_curriculum else self.full_depth_
+        self.module_.compile_step(inputs, sorted({shallowest, self.full_depth_}))
+        if validates and self.module_.is_compiled_for(len(inputs)) and len(inputs) > 1:
             self.predictor_.compile_prediction(inputs)  # type: ignore[operator]
 
     def _progress(self) -> float:

@@ -152,11 +152,19 @@ def test_mazes_from_the_generator_are_judged_by_their_paths(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("share", "n", "low", "high"), [(0.0, 10, 0.0, 0.2775), (0.5, 100, 0.4038, 0.5962)]
+    ("share", "n", "low", "high"),
+    [
+        (0.0, 10, 0.0, 0.2775),
+        (0.0, 1000, 0.0, 0.0038),
+        (0.5, 100, 0.4038, 0.5962),
+        (1.0, 1000, 0.9962, 1.0),
+    ],
 )
 def test_the_interval_is_wilsons(share, n, low, high):
     """Figures of the formula in Newcombe, Statistics in Medicine 17, 1998, method 3."""
-    assert _report.interval(share, n) == pytest.approx((low, high), abs=1e-4)
+    found = _report.interval(share, n)
+    assert found == pytest.approx((low, high), abs=1e-4)
+    assert 0 <= found[0] <= found[1] <= 1  # not a last bit beyond
 
 
 def test_ratings_are_cut_into_parts_that_hold_all_rows():

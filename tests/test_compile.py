@@ -80,6 +80,19 @@ def test_prediction_is_compiled_once_it_has_taken_long(sudokus, monkeypatch):
     assert pickle.loads(pickle.dumps(solver)).module_._prediction is None
 
 
+@pytest.mark.parametrize(("batch_size", "compiled"), [(1, False), (16, True)])
+def test_validation_is_compiled_with_training(
+    sudokus, monkeypatch, batch_size, compiled
+):
+    """For a single row torch would compile anew: it would never be used."""
+    monkeypatch.setattr(torch, "compile", lambda step, **options: step)
+    X, y = sudokus
+    solver = tiny_solver(max_epochs=1, compile=True, batch_size=batch_size)
+    solver.fit(X[:20], y[:20], X_val=X[20:30], y_val=y[20:30])
+    assert solver.net_.module_.is_compiled_for(batch_size)
+    assert (solver.net_.predictor_._prediction is not None) == compiled
+
+
 def test_where_prediction_cannot_be_compiled_it_says_so_once(sudokus, monkeypatch):
     X, y = sudokus
     solver = tiny_solver(max_epochs=1, compile=False).fit(X, y)
