@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from skorch.callbacks import Callback
@@ -24,16 +25,19 @@ class Checkpoint(Callback):
     epoch that was cut off every row starts again. ``max_time`` counts all runs
     together, and so does the learning rate's schedule: give a training that was cut off
     the budget it had. With a larger one, the rate of one that had ended rises again.
+    ``about`` tells trainings apart: a file about another one raises ValueError.
     """
 
-    def __init__(self, path, seconds=60.0):
+    def __init__(self, path, seconds=60.0, about=None):
         self.path = path
         self.seconds = seconds
+        self.about = about
 
     def on_train_begin(self, net, **kwargs):
         """Take the training where the file has it."""
         found = read_checkpoint(self.path, net.device)
         if found:
+            check_about(found, self.about, self.path)
             restore(net, found)
         self.written_ = supervision.perf_counter()
 
@@ -56,14 +60,15 @@ class Checkpoint(Callback):
             self._write(net, history)
 
     def _write(self, net, history):
-        write_checkpoint(net, history, self.path)
+        write_checkpoint(net, history, self.path, self.about)
         self.written_ = supervision.perf_counter()
 
 
-def write_checkpoint(net, history, path):
+def write_checkpoint(net, history, path, about=None):
     """Write the state of a training into ``path``, which is whole at any time."""
     slots = net.slots
     found = {
+        "about": about,
         "seconds": supervision.perf_counter() - net.began_,
         "trained": net.module_.state_dict(),
         "averaged": net.predictor_.state_dict(),
@@ -84,7 +89,21 @@ def read_checkpoint(path, device="cpu"):
     if path is None or not Path(path).exists():
         return None
     # A file of one's own, which holds records beside tensors.
-    return torch.load(path, map_location=device, weights_only=False)
+    try:
+        return torch.load(path, map_location=device, weights_only=False)
+    except (EOFError, RuntimeError, UnpicklingError) as error:
+        raise ValueError(f"{path} is no whole checkpoint: {error}.") from error
+
+
+def check_about(found, about, path):
+    """Raise ValueError if a checkpoint is of another training than ``about``."""
+    before = found["about"] or {}
+    for name, value in (about or {}).items():
+        if before.get(name) != value:
+            raise ValueError(
+                f"{path} is of another training: {name} was {before.get(name)!r} and "
+                f"is {value!r}. Give what it had, or another file."
+            )
 
 
 def restore(net, found):

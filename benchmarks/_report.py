@@ -19,9 +19,15 @@ import sktrm
 from sktrm import _training as training
 from sktrm.metrics import cell_accuracy_score, exact_match_score
 
+# Arguments of which a training that is gone on with may have others than before.
+_MAY_CHANGE = {
+    *("budget", "device", "own_time", "threads", "verbose"),
+    *("out", "resume", "save", "submission", "tries"),
+}
 
-def parser(description, *, budget):
-    """Return a parser with the arguments that all of these scripts take."""
+
+def parser(description, *, budget, holds_out=True):
+    """Return a parser with the arguments that these scripts share."""
     found = argparse.ArgumentParser(description=description)
     add = found.add_argument
     add("--size", choices=["small", "paper"], default="small", help="of the recipe")
@@ -31,8 +37,9 @@ def parser(description, *, budget):
     add("--resume", help="checkpoint: written while training, gone on from if there")
     add("--save", help="safetensors file for the weights, in float16")
     add("--out", help="append every figure to this file, as JSON lines")
-    add("--n-test", type=int, default=1000, help="test rows at most")
-    add("--n-validation", type=int, default=100, help="training rows that choose")
+    if holds_out:
+        add("--n-test", type=int, default=1000, help="test rows at most")
+        add("--n-validation", type=int, default=100, help="training rows that choose")
     add("--data-home", help="folder of all data sets")
     add("--seed", type=int, default=0)
     add("--verbose", type=int, default=1)
@@ -73,11 +80,24 @@ def split(X, y, n_held_out, seed):
     return (X[kept], y[kept]), (X[held_out], y[held_out])
 
 
+def choosing_part(X, y):
+    """Return rows to train and test with, and those that chose the defaults, up to 500.
+
+    What is measured on a file that the defaults were chosen with must not count these.
+    """
+    return split(X, y, min(500, len(y) // 10), 0)
+
+
 def three_parts(args, train, test):
     """Return rows to train on, to choose by, to test with, and the latter's ratings.
 
     ``train`` and ``test`` are Bunches, as the fetchers return them.
     """
+    if not 0 < args.n_validation < len(train.data):
+        raise SystemExit(
+            f"--n-validation must be from 1 to {len(train.data) - 1}: the weights are "
+            f"chosen by training rows held out, got {args.n_validation}."
+        )
     kept, validation = split(train.data, train.target, args.n_validation, args.seed)
     rows = np.random.RandomState(args.seed).permutation(len(test.data))[: args.n_test]
     return kept, validation, (test.data[rows], test.target[rows]), test.rating[rows]
@@ -97,7 +117,9 @@ def train(args, solver, X, y, **rows):
     Returns the seconds of training, those of earlier runs included.
     """
     parameters = json.loads(args.set)
-    callbacks = [Checkpoint(args.resume)] if args.resume else []
+    about = {"n_rows": len(X), **vars(args)}
+    about = {name: value for name, value in about.items() if name not in _MAY_CHANGE}
+    callbacks = [Checkpoint(args.resume, about=about)] if args.resume else []
     solver.set_params(
         device=args.device,
         max_epochs=10**6,

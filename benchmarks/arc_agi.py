@@ -12,11 +12,13 @@ from collections import defaultdict
 
 import numpy as np
 from _report import (
+    figures,
     interval,
     or_skip,
     parser,
     prepare,
     record,
+    show,
     show_literature,
     train,
     trained,
@@ -34,7 +36,7 @@ LITERATURE = [
 
 
 def read_arguments(arguments=None):
-    found = parser(__doc__, budget=1200)
+    found = parser(__doc__, budget=1200, holds_out=False)
     add = found.add_argument
     add("--version", type=int, choices=[1, 2], default=1)
     add("--n-tasks", type=int, default=20, help="evaluation tasks; 0 for all")
@@ -133,14 +135,14 @@ def run(args):
     solver = make_solver(args, X, y)
     seconds = train(args, solver, X, y, task_ids=ids)
     about = trained(solver, seconds)
-    votes = args.votes or solver.n_augmentations + 1
+    votes = args.votes or solver._sizes["n_views"]
     arc_submission(solver, X_test, test_ids, augment_votes=votes, path=args.submission)
     solutions = by_task(y_test, test_ids)
     submission = check(args.submission, solutions)
     found = {
+        **figures(X_test, y_test, solver.solve(X_test, task_ids=test_ids)),
         "n_tasks": n_tasks,
         "n_learned": len(set(ids)),
-        "n_tests": len(X_test),
         "votes": votes,
         **{f"pass@{k}": pass_at_k(submission, solutions, k) for k in (1, 2)},
         "demonstrations": solver.score(X, y, task_ids=ids),
@@ -152,6 +154,7 @@ def run(args):
         f"{high:.3f}); demonstrations learned {found['demonstrations']:.3f}; "
         f"{args.submission} is a valid submission"
     )
+    show("without views, first attempt", found)
     record(args, solver._device, about, found)
     return found
 

@@ -9,7 +9,7 @@ puzzles. What does not pay is here and not in the package.
 import argparse
 
 import torch
-from _report import add_machine, prepare, split
+from _report import add_machine, choosing_part, prepare, split
 
 from sktrm import TRMSolver
 from sktrm import _training as training
@@ -90,7 +90,8 @@ LEVERS = {
 
 def tasks(path):
     if path:
-        yield path, split(*load_sudoku(path, return_X_y=True), 300, 0)
+        train, chooses = choosing_part(*load_sudoku(path, return_X_y=True))
+        yield path, (train, tuple(part[:300] for part in chooses))
     X, y = make_sudoku(3300, box=(2, 3), n_clues=10, random_state=20)
     yield "6x6, about 10 clues", split(X, y, 300, 0)
     X, y = make_sudoku(3300, box=(1, 8), n_clues=25, random_state=20)

@@ -1,8 +1,9 @@
 """Train on real Sudokus for a given time; then solve unseen ones, longer and oftener.
 
 ``python benchmarks/sudoku.py train.csv --budget 1800 [--test test.csv]`` holds out some
-puzzles to choose the weights by and, without ``--test``, some to test with, no solution
-in two parts. Prints one table: exact match on the test puzzles by steps and by tries.
+puzzles to choose the weights by and, without ``--test``, some to test with: no solution
+in two parts, and none of those that chose the package's defaults. Prints one table:
+exact match on the test puzzles by steps and by tries.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import pickle
 import time
 
 import numpy as np
-from _report import add_machine, interval, prepare, split
+from _report import add_machine, choosing_part, interval, prepare, split
 
 from sktrm import TRMSolver
 from sktrm.datasets import is_solved_sudoku, load_sudoku
@@ -77,12 +78,11 @@ def draw_depth(solver, X, y, path):
     figure.savefig(path, dpi=150)
 
 
-def fit(args, X, y):
-    """Train on the puzzles but those that choose the weights."""
+def fit(args, X, y, X_val, y_val):
+    """Train; the puzzles of ``X_val`` choose the weights unless all is default."""
     if args.defaults:
         solver = TRMSolver(symbols=range(1, 10), random_state=args.seed, verbose=1)
         return solver.fit(X, y)
-    (X, y), (X_val, y_val) = split(X, y, args.n_validation, args.seed)
     parameters = {"symbols": "interchangeable", "max_epochs": 10**6}
     if args.budget:
         parameters["max_time"] = args.budget
@@ -93,15 +93,21 @@ def fit(args, X, y):
 
 
 def read_puzzles(args):
-    """Return the puzzles to train on and those to test with."""
+    """Return the puzzles to train on, to choose the weights by and to test with."""
     bunch = load_sudoku(args.train)
     easy = bunch.rating <= args.max_rating
-    train = bunch.data[easy], bunch.target[easy]
-    if not args.test:
-        return split(*train, args.n_test, args.seed)
-    X, y = load_sudoku(args.test, return_X_y=True)
-    rows = np.random.RandomState(args.seed).permutation(len(X))[: args.n_test]
-    return train, (X[rows], y[rows])
+    if args.test:
+        train = bunch.data[easy], bunch.target[easy]
+        X, y = load_sudoku(args.test, return_X_y=True)
+        rows = np.random.RandomState(args.seed).permutation(len(X))[: args.n_test]
+        return *split(*train, args.n_validation, args.seed), (X[rows], y[rows])
+    (rest, _), (chooses, _) = choosing_part(np.arange(len(easy)), bunch.target)
+    rest, chooses = rest[easy[rest]], chooses[easy[chooses]]
+    (rest, _), (test, _) = split(rest, bunch.target[rest], args.n_test, args.seed)
+    n_validation = 0 if args.defaults else args.n_validation
+    rest = np.concatenate((rest, chooses[n_validation:]))
+    parts = rest, chooses[:n_validation], test
+    return tuple((bunch.data[rows], bunch.target[rows]) for rows in parts)
 
 
 def compare(solver, X, y, known, out):
@@ -128,13 +134,13 @@ def compare(solver, X, y, known, out):
 def main():
     args = read_arguments()
     prepare(args)
-    train, test = read_puzzles(args)
+    train, validation, test = read_puzzles(args)
     start = time.perf_counter()
     if args.load:
         with open(args.load, "rb") as file:
             solver = pickle.load(file)
     else:
-        solver = fit(args, *train)
+        solver = fit(args, *train, *validation)
     seconds = time.perf_counter() - start
     if args.save:
         with open(args.save, "wb") as file:

@@ -11,7 +11,9 @@ from conftest import ROOT, tiny_solver
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import _report
+import levers
 import maze_hard
+import sudoku
 import sudoku_extreme
 from _checkpoint import Checkpoint
 
@@ -125,6 +127,30 @@ def test_a_script_goes_on_where_it_was(script, home, capsys):
     assert sum(n for _, _, n, _ in second["by_rating"]) == 10
     assert {"time", "versions", "machine", "arguments", "validation"} <= set(second)
     assert load_pretrained(weights).validation_score_ == second["validation"]
+
+
+def test_a_checkpoint_of_another_training_is_refused(home):
+    """Its rows in flight, its best weights and its tasks are not those of this one."""
+    checkpoint = home / "run.ckpt"
+    given = arguments(home, 0.1, "--resume", str(checkpoint), "--n-train", "30")
+    maze_hard.run(maze_hard.read_arguments(given))
+    with pytest.raises(ValueError, match="another training: seed was 0 and is 1"):
+        maze_hard.run(maze_hard.read_arguments([*given, "--seed", "1"]))
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        maze_hard.run(maze_hard.read_arguments(given))
+
+
+def test_what_chose_the_defaults_is_not_tested_with(home, monkeypatch):
+    """Neither the puzzles of levers.py nor, trivially, those that were learned."""
+    path = str(home / "sudoku-extreme" / "train.csv")
+    (_, (chosen, _)) = next(levers.tasks(path))[1]
+    monkeypatch.setattr("sys.argv", ["sudoku.py", path, "--n-test", "9"])
+    parts = sudoku.read_puzzles(sudoku.read_arguments())
+    train, validation, test = ({x.tobytes() for x in X} for X, _ in parts)
+    assert len(test) == 9
+    assert {x.tobytes() for x in chosen} <= train | validation
+    assert not test & (train | validation)
 
 
 def test_no_solution_is_in_two_parts():
