@@ -88,7 +88,7 @@ def main():
         X, y, rating, parts = generated(args.seed)
     train, validation, test = parts
     side = X.shape[1]
-    minutes = args.minutes or (2.6 if not args.data else 4.0)
+    minutes = args.minutes or (2.9 if not args.data else 4.0)
     print(
         f"{len(train)} Sudokus of {side} x {side} to learn from, {len(validation)} to "
         f"validate with, {len(test)} to test with; {minutes:g} minutes"

@@ -1,5 +1,6 @@
 """What the estimators share: parameters, seeds, training, stepping, pickling."""
 
+import math
 from importlib.metadata import PackageNotFoundError, metadata
 from numbers import Integral, Real
 from typing import Any
@@ -30,7 +31,9 @@ _POSITIVE = [Interval(Integral, 1, None, closed="left")]
 _SHARE = [Interval(Real, 0, 1, closed="both")]
 # Compiling takes up to a minute and saves half of the time after that.
 _SECONDS_WORTH_COMPILING = 60.0
-_STEPS_WORTH_COMPILING = 300
+# Numbers in the states of all rows started, for each row in flight: 300 Sudokus by the
+# equivariant network of width 32.
+_NUMBERS_WORTH_COMPILING = 300 * 81 * 9 * 32
 # Beyond this, token mixing costs more than attention, and learns slower on grids.
 _LONGEST_TOKEN_MIXING = 128
 
@@ -198,10 +201,10 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         if held_out is not None and self._stops_early(len(rows), held_out=True):
             net.n_iter_no_change = self.n_iter_no_change
         if n_epochs and self._is_worth_compiling(len(rows) * n_epochs):
-            sizes = (self._n_slots, *rows.inputs.shape[1:])
-            if not net.module_.is_compiled_for(self._n_slots):
-                inputs = rows.inputs.new_zeros(sizes)
-                net.compile_module(inputs, validates=held_out is not None)
+            inputs = rows.inputs.new_zeros(self._n_slots, *rows.inputs.shape[1:])
+            net.compile_module(inputs, validates=held_out is not None)
+        else:
+            net.step_eagerly()
         net.begin(len(rows) * n_epochs if n_epochs else None)
 
         def train() -> None:
@@ -280,10 +283,11 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         if self.compile != "auto":
             return bool(self.compile)
         long = self.max_time is None or self.max_time >= _SECONDS_WORTH_COMPILING
+        numbers = n_rows / self._n_slots * math.prod(self.net_.module_.state_shape)
         return (
             self._gains_from_compiling()
             and long
-            and n_rows >= _STEPS_WORTH_COMPILING * self._n_slots
+            and numbers >= _NUMBERS_WORTH_COMPILING
         )
 
     def _adopt(self, state: dict[str, Tensor]) -> None:

@@ -230,6 +230,12 @@ class Verdict(NamedTuple):
     cell_accuracy: float
     n_steps: float
 
+    def beats(self, other: "Verdict", tol: float = 0.0) -> bool:
+        """Compare by exact match, then by cell accuracy."""
+        if abs(self.exact_match - other.exact_match) > tol:
+            return self.exact_match > other.exact_match
+        return self.cell_accuracy > other.cell_accuracy + tol
+
 
 def evaluate(
     model: TinyRecursionModel,

@@ -15,8 +15,9 @@ from sktrm.nn import TinyRecursionModel
 
 # Steps at prediction for each in training: hard rows need them, others halt.
 _DEEPER = 8
-# Steps of single rows without gradient that take as long as compiling them.
-_ROWS_WORTH_COMPILING = 10_000
+# Numbers in the states of rows whose steps without gradient take as long as compiling
+# them: 10,000 Sudokus by the equivariant network of width 32.
+_NUMBERS_WORTH_COMPILING = 10_000 * 81 * 9 * 32
 
 
 class Stepping:
@@ -80,7 +81,9 @@ class Stepping:
         worth = self.compile
         if worth == "auto":
             worth = self._gains_from_compiling()
-        return _ROWS_WORTH_COMPILING if worth else math.inf
+        if not worth:
+            return math.inf
+        return _NUMBERS_WORTH_COMPILING / math.prod(self.module_.state_shape)
 
     def _gains_from_compiling(self) -> bool:
         """Tell whether a compiled network is known to be faster."""

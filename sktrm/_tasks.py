@@ -75,11 +75,6 @@ class TaskLearning(BaseTRM):
                 "symbols must be None with task_ids: the equivariant network has no "
                 "place for an embedding of the task."
             )
-        if self.compile is True:
-            raise ValueError(
-                "compile must be 'auto' or False with task_ids, got True: rows of the "
-                "embedding are trained outside of the compiled step."
-            )
         self.tasks_ = _as_objects(list(dict.fromkeys(task_ids.tolist())))
 
     @property

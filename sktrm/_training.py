@@ -2,18 +2,16 @@
 
 import copy
 import math
-import warnings
 from collections.abc import Iterator
 from time import perf_counter
 from typing import Any, cast
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from skorch import NeuralNet
 from skorch.callbacks import EpochTimer, PassthroughScoring
 from torch import Tensor, nn
 
-from sktrm._asynchronous import LateGuard
+from sktrm._guarding import Divergence, Guarding
 from sktrm._inference import Verdict, evaluate
 from sktrm._slots import Rows, SlotBatch, Slots
 from sktrm.nn import StepOutput, answer_loss, halting_loss, is_right
@@ -26,8 +24,6 @@ LR_SCHEDULES = {
 }
 # The halting loss counts half, as in the authors' code.
 HALT_WEIGHT = 0.5
-# Optimiser steps between copies of weights that are known to give a finite loss.
-SNAPSHOT_EVERY = 16
 
 
 class SupervisionLoss(nn.Module):
@@ -56,28 +52,11 @@ class SupervisionLoss(nn.Module):
         return (weights * losses).sum() / weights.sum()
 
 
-def _copied(module: nn.Module) -> dict[str, Tensor]:
-    """Copy the state of ``module`` but its tasks: many rows, of which few change."""
-    return {
-        name: tensor.clone()
-        for name, tensor in module.state_dict().items()
-        if "embedding.task." not in name
-    }
-
-
 class EarlyStop(Exception):
     """Training ends before ``max_epochs``, because it was asked to."""
 
 
-class Divergence(ArithmeticError):
-    """The loss or its gradient is not finite at an optimiser step, counted from 1."""
-
-    def __init__(self, step: int, figures: str = "") -> None:
-        super().__init__(figures)
-        self.step = step
-
-
-class DeepSupervisionNet(NeuralNet):
+class DeepSupervisionNet(Guarding, NeuralNet):
     """skorch net whose train step is one supervision step on the rows in flight.
 
     Beside skorch's parameters it takes the ``slots``, the ``ema_decay`` (0 for no
@@ -156,12 +135,14 @@ class DeepSupervisionNet(NeuralNet):
         self.planned_rows_ = n_rows
         self.rows_before_ = self.slots.n_started
         self.began_ = perf_counter()
-        # What was trained before, here or elsewhere, has its depth.
-        is_new = self.n_optimizer_steps_ == 0 and not self.is_resumed_
-        self.starts_shallow_ = n_rows is not None and is_new
+        self.starts_shallow_ = n_rows is not None and self._is_new()
         self.best_verdict_: Verdict | None = None
         self.best_state_: dict[str, Tensor] | None = None
         self.n_epochs_since_best_ = 0
+
+    def _is_new(self) -> bool:
+        """Tell whether nothing was trained here: what was, or elsewhere, is deep."""
+        return self.n_optimizer_steps_ == 0 and not self.is_resumed_
 
     def resume(
         self,
@@ -238,39 +219,6 @@ class DeepSupervisionNet(NeuralNet):
         limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
         return nn.utils.clip_grad_norm_(self.module_.parameters(), limit)
 
-    def _begin_guard(self) -> None:
-        """Start from weights that are taken to be good."""
-        self.last_good_ = self._snapshot()
-        self.late_guard_: LateGuard | None = None
-        if self.asynchronous:
-            device = next(self.module_.parameters()).device
-            self.late_guard_ = LateGuard(device, self._snapshot)
-
-    def _guard(self, loss: Tensor, grad_norm: Tensor) -> None:
-        """Raise Divergence at a loss that is not finite, else remember the weights."""
-        n, late = self.n_optimizer_steps_, self.late_guard_
-        if late is not None:
-            late.watch(self.module_, loss.detach() + grad_norm, n + 1)
-            if n % SNAPSHOT_EVERY == 0:
-                self._heed(late, late.look())
-            return
-        if not math.isfinite(loss.item() + grad_norm.item()):
-            figures = f" (loss {loss.item():g}, gradient norm {grad_norm.item():g})"
-            raise Divergence(n + 1, figures)
-        if n % SNAPSHOT_EVERY == 0:
-            self.last_good_ = self._snapshot()
-
-    def _heed(self, late: LateGuard, bad_step: int) -> None:
-        """Take the late guard's good weights, and its word on the first bad step."""
-        self.last_good_ = late.good
-        if bad_step:
-            raise Divergence(bad_step)
-
-    def _snapshot(self) -> tuple[int, list[dict[str, Tensor]]]:
-        """Copy the weights and their average."""
-        modules = [self.module_, *self.average_]
-        return self.n_optimizer_steps_, [_copied(module) for module in modules]
-
     def _set_lr(self) -> float:
         """Warm up, then follow the schedule of rows started; return the share of lr."""
         warmup = min(1.0, (self.n_optimizer_steps_ + 1) / max(1, self.lr_warmup_steps))
@@ -286,10 +234,17 @@ class DeepSupervisionNet(NeuralNet):
 
     def compile_module(self, inputs: Tensor, validates: bool = False) -> None:
         """Compile the step on ``inputs`` for training, and for validation if asked."""
-        shallowest = 1 if self.depth_curriculum else self.full_depth_
-        self.module_.compile_step(inputs, sorted({shallowest, self.full_depth_}))
+        shallow = self.depth_curriculum and self._is_new()
+        depths = sorted({1 if shallow else self.full_depth_, self.full_depth_})
+        if not self.module_.is_compiled_for(len(inputs)):
+            self.module_.compile_step(inputs, depths)
         if validates and self.module_.is_compiled_for(len(inputs)) and len(inputs) > 1:
             self.predictor_.compile_prediction(inputs)  # type: ignore[operator]
+
+    def step_eagerly(self) -> None:
+        """Train and validate without compiling, whatever was compiled before."""
+        for module in (self.module_, self.predictor_):
+            module.step_eagerly()  # type: ignore[operator]
 
     def _progress(self) -> float:
         """Return the share of the training that is over, by rows or by time."""
@@ -312,24 +267,29 @@ class DeepSupervisionNet(NeuralNet):
         self, iterator: Any, training: bool, prefix: str, step_fn: Any, **kwargs: Any
     ) -> None:
         """Train for an epoch, or validate the predictor on the rows held out."""
-        if training and self.asynchronous:
-            self._run_without_waiting(iterator, step_fn)
-        elif training:
-            super().run_single_epoch(iterator, training, prefix, step_fn, **kwargs)
+        if training:
+            if self.asynchronous:
+                self._run_without_waiting(iterator, step_fn)
+            else:
+                super().run_single_epoch(iterator, training, prefix, step_fn, **kwargs)
+            self._check_weights()
         elif iterator is not None:
             self._validate(iterator)
 
     def _run_without_waiting(self, iterator: Any, step_fn: Any) -> None:
         """Train for an epoch; skorch's own loop asks for the loss of each step."""
         losses = []
-        for batch in iterator:
-            self.notify("on_batch_begin", batch=batch, training=True)
-            step = step_fn(batch)
-            losses.append(step["loss"])
-            self.history.record_batch("train_batch_size", len(batch.inputs))
-            self.notify("on_batch_end", batch=batch, training=True, **step)
-        if self.late_guard_ is not None:
-            self._heed(self.late_guard_, self.late_guard_.wait())
+        try:
+            for batch in iterator:
+                self.notify("on_batch_begin", batch=batch, training=True)
+                step = step_fn(batch)
+                losses.append(step["loss"])
+                self.history.record_batch("train_batch_size", len(batch.inputs))
+                self.notify("on_batch_end", batch=batch, training=True, **step)
+        except (EarlyStop, KeyboardInterrupt):
+            self._heed_late()  # a bad step must not be overlooked
+            raise
+        self._heed_late()
         batches = self.history[-1]["batches"]
         for record, loss in zip(batches, torch.stack(losses).tolist(), strict=True):
             record["train_loss"] = loss
@@ -352,10 +312,10 @@ class DeepSupervisionNet(NeuralNet):
             self.history.record(f"valid_{name}", value)
         self.n_epochs_since_best_ += 1
         best = self.best_verdict_
-        if best is None or _better(verdict, best, self.tol):
+        if best is None or verdict.beats(best, self.tol):
             self.n_epochs_since_best_ = 0
         # Of equals the last: it is trained longer, and its halting head needs that.
-        if best is None or not _better(best, verdict, 0.0):
+        if best is None or not best.beats(verdict):
             self.best_verdict_ = verdict
             self.best_state_ = copy.deepcopy(predictor.state_dict())
 
@@ -411,29 +371,6 @@ class DeepSupervisionNet(NeuralNet):
         finally:
             self.notify("on_train_end", X=X, y=y)
         return self
-
-    def _recover(self, error: Divergence) -> None:
-        """Go back to the last weights that gave a finite loss, and warn."""
-        good, states = self.last_good_
-        for module, state in zip([self.module_, *self.average_], states, strict=True):
-            module.load_state_dict(state, strict=False)
-        if self.asynchronous:  # steps were taken since, with states that are not finite
-            self.slots.release()
-            self._begin_guard()
-        warnings.warn(
-            f"Training stopped: at optimiser step {error.step} the loss was not "
-            f"finite{error}. The weights of step {good} are kept. A lower lr, more "
-            f"lr_warmup_steps or a lower max_grad_norm may help.",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
-
-
-def _better(new: Verdict, old: Verdict, tol: float) -> bool:
-    """Compare by exact match, then by cell accuracy."""
-    if abs(new.exact_match - old.exact_match) > tol:
-        return new.exact_match > old.exact_match
-    return new.cell_accuracy > old.cell_accuracy + tol
 
 
 class _Epochs:

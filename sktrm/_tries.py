@@ -180,8 +180,10 @@ class Choice:
 
         What is kept does not depend on the order in which tries end.
         """
-        rank = 2.0 + self.n_tries - number if settled else confidence
+        # NaN, of weights that are broken, is below every probability.
+        rank = confidence if confidence >= 0 else -0.5
         if settled:
+            rank = 2.0 + self.n_tries - number
             self.last_try[row] = min(self.last_try[row], number)
         if (rank, -number) > (self._ranks[row], -self._numbers[row]):
             self._ranks[row], self._numbers[row] = rank, number

@@ -191,6 +191,21 @@ def test_a_bad_step_is_known_when_the_next_copies_are_made(copies, asynchronous)
     assert solver.net_.n_optimizer_steps_ == 48  # 32 was copied after it
 
 
+class PoisonAndStop(Poison):
+    """Stops training soon after, before the host has looked at what happened."""
+
+    def on_batch_end(self, net, **kwargs):
+        if net.n_optimizer_steps_ == self.at + 3:
+            raise KeyboardInterrupt
+
+
+def test_a_bad_step_is_known_when_a_callback_stops_training(copies, asynchronous):
+    solver = tiny_solver(callbacks=[("poison", PoisonAndStop(at=20))])
+    with pytest.warns(UserWarning, match="at optimiser step 21 .* step 16 are kept"):
+        solver.fit(*copies)
+    assert np.isfinite(solver.predict_confidence(copies[0])).all()
+
+
 @pytest.mark.parametrize("loss", ["softmax", "stablemax"])
 def test_losses_in_float32_are_those_in_float64(loss):
     generator = torch.Generator().manual_seed(0)

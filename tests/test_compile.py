@@ -1,7 +1,9 @@
 """A compiled network is the same network, and nothing breaks where there is none."""
 
 import copy
+import math
 import pickle
+import threading
 import warnings
 
 import numpy as np
@@ -11,6 +13,7 @@ from conftest import tiny_solver
 
 from sktrm import TRMSolver
 from sktrm._device import has_cxx_compiler
+from sktrm.nn.blocks import weights_cast_once
 
 
 def losses(X, y, **parameters):
@@ -19,6 +22,12 @@ def losses(X, y, **parameters):
     )
     solver.fit(X, y)
     return solver, [epoch["train_loss"] for epoch in solver.history_]
+
+
+def worth_compiling(n_rows, solver, monkeypatch):
+    """Let prediction be compiled after so many rows."""
+    numbers = n_rows * math.prod(solver.module_.state_shape)
+    monkeypatch.setattr("sktrm._stepping._NUMBERS_WORTH_COMPILING", numbers)
 
 
 @pytest.mark.skipif(not has_cxx_compiler(), reason="torch has no C++ compiler here")
@@ -45,7 +54,7 @@ def test_compiled_prediction_is_the_plain_one_for_any_number_of_rows(
         symbols="interchangeable", max_epochs=4, dtype="float64", compile=False
     ).fit(X, y)
     plain = [solver.solve(X[:n], max_steps=4) for n in (20, 16, 7, 1)]
-    monkeypatch.setattr("sktrm._stepping._ROWS_WORTH_COMPILING", 5)
+    worth_compiling(5, solver, monkeypatch)
     solver.set_params(compile=True)
     solver.predict(X[:10])
     assert solver.module_._prediction is not None
@@ -69,7 +78,7 @@ def test_prediction_is_compiled_once_it_has_taken_long(sudokus, monkeypatch):
         return step
 
     monkeypatch.setattr(torch, "compile", compile_)
-    monkeypatch.setattr("sktrm._stepping._ROWS_WORTH_COMPILING", 50)
+    worth_compiling(50, solver, monkeypatch)
     solver.set_params(compile=True)
     solver.solve(X[:10], max_steps=4)
     assert not calls
@@ -77,7 +86,10 @@ def test_prediction_is_compiled_once_it_has_taken_long(sudokus, monkeypatch):
     assert len(calls) == 1
     solver.predict(X)
     assert len(calls) == 1
-    assert pickle.loads(pickle.dumps(solver)).module_._prediction is None
+    for copied in (solver.module_, copy.deepcopy(solver.module_)):
+        copied = pickle.loads(pickle.dumps(copied))
+        assert copied._prediction is None
+        assert copied.compile_after == math.inf
 
 
 @pytest.mark.parametrize(("batch_size", "compiled"), [(1, False), (16, True)])
@@ -102,7 +114,7 @@ def test_where_prediction_cannot_be_compiled_it_says_so_once(sudokus, monkeypatc
         raise RuntimeError("no compiler")
 
     monkeypatch.setattr(torch, "compile", broken)
-    monkeypatch.setattr("sktrm._stepping._ROWS_WORTH_COMPILING", 0)
+    worth_compiling(0, solver, monkeypatch)
     solver.set_params(compile=True)
     with pytest.warns(UserWarning, match="Could not compile the network: no compiler$"):
         assert (solver.predict(X) == expected).all()
@@ -153,12 +165,14 @@ def test_copies_of_a_compiled_model_are_not_bound_to_it(sudokus, monkeypatch):
 @pytest.mark.parametrize(
     ("parameters", "n_rows", "worth"),
     [
-        ({"symbols": [1, 2]}, 10**5, True),
-        ({"symbols": [1, 2]}, 300 * 16 - 1, False),
-        ({"symbols": [1, 2], "max_time": 30.0}, 10**5, False),
-        ({"symbols": [1, 2], "mixer": "attention"}, 10**5, False),
-        ({"symbols": [1, 2], "compile": False}, 10**5, False),
-        ({}, 10**5, False),
+        ({"symbols": [1, 2]}, 10**7, True),
+        # 300 Sudokus of 9 x 9 in each slot; here a row has 16 * 2 * 32 numbers.
+        ({"symbols": [1, 2]}, 16 * 300 * 81 * 9 * 32 // 1024 - 1, False),
+        ({"symbols": [1, 2]}, 16 * 300 * 81 * 9 * 32 // 1024, True),
+        ({"symbols": [1, 2], "max_time": 30.0}, 10**7, False),
+        ({"symbols": [1, 2], "mixer": "attention"}, 10**7, False),
+        ({"symbols": [1, 2], "compile": False}, 10**7, False),
+        ({}, 10**7, False),
         ({"compile": True}, 1, True),
     ],
     ids=str,
@@ -168,4 +182,73 @@ def test_what_is_worth_compiling(sudokus, monkeypatch, parameters, n_rows, worth
     solver: TRMSolver = tiny_solver(max_epochs=1).fit(*sudokus)
     solver.set_params(**parameters)
     solver._sizes = {**solver._model_sizes()}
+    solver.net_.module_ = solver._make_model(torch.Generator())
     assert solver._is_worth_compiling(n_rows) == worth
+
+
+def test_what_is_compiled_follows_the_parameter(sudokus, monkeypatch):
+    """Not what an earlier fit was told."""
+    monkeypatch.setattr(torch, "compile", lambda step, **options: step)
+    X, y = sudokus
+    solver = tiny_solver(max_epochs=1, compile=True, warm_start=True).fit(X, y)
+    module = solver.net_.module_
+    assert module.is_compiled_for(solver.batch_size)
+    solver.fit(X, y, X_val=X[:9], y_val=y[:9])  # what came later is compiled, too
+    assert solver.net_.predictor_._prediction is not None
+    solver.set_params(compile=False).fit(X, y)
+    assert not module.is_compiled_for(solver.batch_size)
+    assert solver.net_.predictor_.compile_after == math.inf
+
+
+def test_other_threads_do_not_wait_for_the_compiler(sudokus, monkeypatch):
+    """Nor use a step that is not there yet, or that never will be."""
+    X, y = sudokus
+    solver = tiny_solver(max_epochs=1, compile=False).fit(X, y)
+    expected = solver.predict(X)
+    meanwhile = []
+
+    def compile_(step, **options):
+        def call(*args):
+            if not meanwhile:
+                thread = threading.Thread(
+                    target=lambda: meanwhile.append(solver.predict(X))
+                )
+                thread.start()
+                thread.join()
+            raise RuntimeError("no compiler")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    worth_compiling(0, solver, monkeypatch)
+    solver.set_params(compile=True)
+    with pytest.warns(UserWarning, match="Could not compile the network"):
+        assert (solver.predict(X) == expected).all()
+    assert (meanwhile[0] == expected).all()
+
+
+@pytest.mark.parametrize("mixer", ["mlp", "attention"])
+@pytest.mark.parametrize("symbols", [None, "interchangeable"])
+def test_training_compiles_nothing_anew(sudokus, mixer, symbols):
+    """Neither for the states that a step returns, nor when others predict."""
+    torch._dynamo.reset()
+    X, y = sudokus
+    counted = []
+
+    def count(graph, example_inputs):
+        counted.append(graph)
+        return graph
+
+    solver = tiny_solver(max_epochs=1, symbols=symbols, mixer=mixer, dtype="bfloat16")
+    solver.fit(X, y)
+    module, inputs = solver.net_.module_, solver.net_.slots.data[0][:16]
+    with pytest.MonkeyPatch.context() as patch:
+        compile_ = torch.compile
+        patch.setattr(torch, "compile", lambda step, **_: compile_(step, backend=count))
+        module.compile_step(inputs)
+    n_graphs = len(counted)
+    carry = None
+    for _ in range(3):
+        with weights_cast_once(module.net, module.working_dtype):  # another thread
+            carry = module(inputs, carry).carry
+    assert n_graphs == len(counted) > 0

@@ -233,6 +233,35 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(copies)
     assert np.isfinite(solver.predict_confidence(copies[0])).all()
 
 
+class Spoil(Callback):
+    """Makes a weight infinite after the last step of a training."""
+
+    def on_batch_end(self, net, **kwargs):
+        if net.slots.n_started == net.planned_rows_:
+            with torch.no_grad():
+                net.module_.answer_head.weight[0, 0] = math.inf
+
+
+@pytest.mark.parametrize("validates", [False, True])
+def test_the_last_step_is_looked_at_too(copies, validates):
+    X, y = copies
+    solver = tiny_solver(callbacks=[("spoil", Spoil())], ema_decay=0.0)
+    held_out = {"X_val": X[:20], "y_val": y[:20]} if validates else {}
+    with pytest.warns(ConvergenceWarning, match="gave weights that are not"):
+        solver.fit(X, y, **held_out)
+    assert np.isfinite(solver.predict_confidence(X)).all()
+
+
+def test_broken_weights_give_answers_without_confidence(copies):
+    X, y = copies
+    solver = tiny_solver(max_epochs=1).fit(X, y)
+    with torch.no_grad():
+        solver.module_.halt_head.linear.bias.fill_(math.nan)
+    solutions = solver.solve(X)
+    assert np.isin(solutions.answers, np.unique(y)).all()
+    assert np.isnan(solutions.confidence).all()
+
+
 class Interrupt(Callback):
     """Presses Ctrl-C in the middle of an epoch."""
 

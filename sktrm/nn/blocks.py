@@ -58,6 +58,8 @@ class Weighted(nn.Module):
 
     def weight_as(self, h: Tensor) -> Tensor:
         """Return the weight in the precision of ``h``."""
+        if torch.compiler.is_compiling():  # the code must not depend on other threads
+            return self.weight.to(h.dtype)
         cast = self._cast  # read once: another thread's step may end meanwhile
         if cast is not None and cast.dtype == h.dtype:
             return cast

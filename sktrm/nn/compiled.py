@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ _ISOLATED: dict[str, Any] = (
 
 Step = Callable[..., StepOutput]
 
+# One thread at a time compiles for prediction; others meanwhile step without.
+_COMPILING = threading.Lock()
+
 
 class CompiledSteps:
     """How a model takes its step compiled: in training, and in prediction.
@@ -34,8 +38,7 @@ class CompiledSteps:
     initial_carry: Callable[[int], Carry]
     zero_grad: Callable[..., None]
 
-    # Rows to step without gradient before that is compiled, too. Once they have been,
-    # they took about as long as compiling will.
+    # Rows to step without gradient before that is compiled, too.
     compile_after: float = math.inf
     # A number of rows, and the step compiled for training with batches of so many.
     _compiled: tuple[int, Step] | None = None
@@ -46,8 +49,7 @@ class CompiledSteps:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is compiled."""
-        out = ("_compiled", "_prediction", "_prediction_fails", "_n_predicted")
-        return {name: v for name, v in self.__dict__.items() if name not in out}
+        return {name: v for name, v in self.__dict__.items() if name not in _NOT_COPIED}
 
     def is_compiled_for(self, n_rows: int) -> bool:
         """Tell whether there is a compiled training step for batches of ``n_rows``."""
@@ -57,8 +59,7 @@ class CompiledSteps:
         """Compile training steps on batches of the size of ``inputs``.
 
         For the present T, or for each of ``depths``. Batches of another size go on as
-        they are. Takes half a minute for the first model of a size and depth. Copies of
-        the model must be made before: they would share what is compiled. Warns and
+        they are. Takes half a minute for the first model of a size and depth. Warns and
         changes nothing where torch cannot compile.
         """
         depth = self.n_deep_recursions
@@ -78,6 +79,11 @@ class CompiledSteps:
         if attempt.failed:
             self._compiled = None
 
+    def step_eagerly(self) -> None:
+        """Take steps without compiling, and without what was compiled before."""
+        self._compiled = None
+        self.compile_after = math.inf
+
     def _train_compiled(
         self,
         inputs: Tensor,
@@ -88,9 +94,9 @@ class CompiledSteps:
         """Take a compiled training step; on CUDA it is a graph, captured once."""
         assert self._compiled is not None
         n_rows, step = self._compiled
-        if carry is None:  # always the same arguments: nothing compiles anew
-            start = self.initial_carry(n_rows)
-            carry = Carry(start.y.contiguous(), start.z.contiguous())
+        # Always arguments of the same kinds and strides: nothing compiles anew.
+        y, z = self.initial_carry(n_rows) if carry is None else carry
+        carry = Carry(y.contiguous(), z.contiguous())
         if fresh is None:
             fresh = torch.zeros(n_rows, dtype=torch.bool, device=inputs.device)
         if not inputs.is_cuda:
@@ -110,8 +116,12 @@ class CompiledSteps:
             if self._n_predicted < self.compile_after:
                 self._n_predicted += n_rows
                 return False
-            self.compile_prediction(inputs)
-        return not self._prediction_fails
+            if _COMPILING.acquire(blocking=False):
+                try:
+                    self.compile_prediction(inputs)
+                finally:
+                    _COMPILING.release()
+        return self._prediction is not None
 
     def compile_prediction(self, inputs: Tensor) -> None:
         """Compile the step without gradient, for any number of rows but one.
@@ -119,25 +129,42 @@ class CompiledSteps:
         ``inputs`` are two rows or more, as they will come. Takes half a minute at
         first. Warns and goes on as before where torch cannot compile.
         """
-        with _or_warn() as attempt, torch.inference_mode():
-            self._prediction = torch.compile(self._step, **_ISOLATED)
-            self._predict_compiled(inputs, None)
-        self._prediction_fails = attempt.failed
         self.compile_after = 0
+        if self._prediction is not None:
+            return
+        with _or_warn() as attempt:
+            step = torch.compile(self._step, **_ISOLATED)
+            self._predict_by(step, inputs, None)
+            self._prediction = step  # now that it is there, for all threads
+        self._prediction_fails = attempt.failed
 
     def _predict_compiled(self, inputs: Tensor, carry: Carry | None) -> StepOutput:
-        """Take a step without gradient by code that serves all numbers of rows."""
+        """Take a compiled step without gradient."""
         assert self._prediction is not None
-        if carry is None:
-            carry = self.initial_carry(len(inputs))
-        # A tensor with gaps, or made outside of inference mode, would compile anew.
-        inputs, y, z = (
-            rows.clone(memory_format=torch.contiguous_format)
-            for rows in (inputs, *carry)
-        )
-        for rows in (inputs, y, z):
-            torch._dynamo.maybe_mark_dynamic(rows, 0)
-        return self._prediction(inputs, Carry(y, z), None, None)
+        return self._predict_by(self._prediction, inputs, carry)
+
+    def _predict_by(
+        self, step: Step, inputs: Tensor, carry: Carry | None
+    ) -> StepOutput:
+        """Take a step by code that serves all numbers of rows."""
+        # Under no_grad alone, and for tensors with gaps, torch would compile anew.
+        with torch.inference_mode():
+            if carry is None:
+                carry = self.initial_carry(len(inputs))
+            inputs, y, z = (
+                rows.clone(memory_format=torch.contiguous_format)
+                for rows in (inputs, *carry)
+            )
+            for rows in (inputs, y, z):
+                # torch's public way to say so refuses sizes that the code restricts.
+                torch._dynamo.maybe_mark_dynamic(rows, 0)
+            return step(inputs, Carry(y, z), None, None)
+
+
+_NOT_COPIED = (
+    *("_compiled", "compile_after"),
+    *("_prediction", "_prediction_fails", "_n_predicted"),
+)
 
 
 class _Attempt:
@@ -151,8 +178,11 @@ def _or_warn() -> Iterator[_Attempt]:
     """Compile within; a failure is noted and a warning, not an error."""
     attempt = _Attempt()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own, of no use to anyone
+        # Else torch, at its limit of code for a function, quietly goes without.
+        limited = torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
+        with warnings.catch_warnings(), limited:
+            # torch's own, of no use to anyone.
+            warnings.filterwarnings("ignore", module=r"torch\b")
             yield attempt
     # Whatever is missing, from a C++ compiler to a writable cache: go on without.
     except Exception as error:
