@@ -2,8 +2,10 @@
 
 ``python benchmarks/speed.py`` takes about ten minutes on two cores. The contenders of a
 case take turns, so that a noisy machine is noisy for all; medians, with the least and
-the largest time behind them. FLOP/s are those of the matrix products of the network,
-as a share of what one large product reaches here in bfloat16. ``--reference DIR`` adds
+the largest time behind them. A training step is that of the estimator's skorch net on a
+full batch; what epochs and new rows cost beside, ``foundation.py`` measures. FLOP/s are
+those of the network's matrix products, attention's included, as a share of what one
+large product reaches here in bfloat16. ``--reference DIR`` adds
 the authors' code from a checkout of theirs (it needs einops and pydantic).
 """
 
@@ -14,12 +16,17 @@ import platform
 import resource
 import statistics
 import time
+from functools import partial
 
 import numpy as np
 import torch
 from _authors import as_batch, make_head
 from sklearn.base import clone
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    sdpa_backward_flop_count,
+    sdpa_flop_count,
+)
 
 from sktrm import TRMClassifier, TRMSolver
 from sktrm.datasets import make_sudoku
@@ -60,7 +67,7 @@ CASES = {
 
 
 class Ours:
-    """Train step of the estimator, skorch and all, and a step of prediction."""
+    """A training step of the estimator's skorch net, and a step of prediction."""
 
     def __init__(self, case, batch_size, device, **parameters):
         estimator, make, sizes = case
@@ -99,7 +106,7 @@ class Eager:
     def __init__(self, ours):
         self.inputs, self.labels = ours.inputs, ours.labels.long()
         net = ours.net
-        self.module = copy.deepcopy(net.predictor_)  # the average is never compiled
+        self.module = copy.deepcopy(net.module_)  # copies are not compiled
         self.module.dtype = None
         self.criterion = net.criterion_
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4)
@@ -183,29 +190,49 @@ def seconds(step, device):
 def matrix_rate(device):
     """FLOP/s of one large product in bfloat16, the best of ten."""
     n = 2048 if device == "cpu" else 8192
-    a = torch.ones(n, n, dtype=torch.bfloat16, device=device)
+    # A GPU is faster with numbers that are all alike.
+    a = torch.randn(n, n, device=device).to(torch.bfloat16)
     return 2 * n**3 / min(seconds(lambda: a @ a, device) for _ in range(10))
+
+
+def attention(query, key, value, *_, out_shape=None, **__):
+    """Operations of the attention kernel for CPUs, which torch does not count."""
+    return sdpa_flop_count(query, key, value)
+
+
+def attention_backward(grad_out, query, key, value, *_, out_shape=None, **__):
+    """Operations of its backward pass."""
+    return sdpa_backward_flop_count(grad_out, query, key, value)
+
+
+KERNELS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        attention_backward
+    ),
+}
 
 
 def flops(contender):
     """Operations of the matrix products in one train step of eager code."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=KERNELS) as counter:
         contender.train()
     return counter.get_total_flops()
 
 
 def contenders(name, args):
+    """Return, by name, what makes each contender."""
     estimator, _, sizes = CASES[name]
-    ours = Ours(CASES[name], args.batch_size, args.device)
-    found = {"ours": ours, "eager": Eager(ours)}
+    ours = partial(Ours, CASES[name], args.batch_size, args.device)
+    found = {"ours": ours, "eager": lambda: Eager(ours())}
     if isinstance(estimator, TRMSolver) and estimator.symbols is not None:
-        compiled = Ours(CASES[name], args.batch_size, args.device, compile=True)
-        found = {"ours, compiled": compiled, **found}
+        found = {"ours, compiled": partial(ours, compile=True), **found}
     elif args.reference and isinstance(estimator, TRMSolver):
         for dtype in ("float32", "bfloat16"):
             for compiled in (False, True):
                 mode = f"authors, {dtype}{', compiled' if compiled else ''}"
-                found[mode] = Reference(
+                found[mode] = partial(
+                    Reference,
                     args.reference,
                     estimator,
                     args.batch_size,
@@ -225,7 +252,9 @@ def peak_memory(name, contender, args):
 
 
 def _peak(name, contender, args):
-    chosen = contenders(name, args)[contender]
+    chosen = contenders(name, args)[contender]()
+    if args.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
     for _ in range(3):
         chosen.train()
     if args.device != "cpu":
@@ -234,7 +263,7 @@ def _peak(name, contender, args):
 
 
 def measure(name, args, rate):
-    found = contenders(name, args)
+    found = {c: make() for c, make in contenders(name, args).items()}
     work = flops(found["eager"])
     for contender in found.values():  # compile, warm up
         contender.train()

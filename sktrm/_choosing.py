@@ -32,14 +32,15 @@ class _Asking:
         question = self.X[row : row + 1]
         (answer,) = self.encoder.decode(tokens[None], question)
         try:
-            verdict = self.verifier(question[0], answer)
+            # A copy: a verifier may write into what it is given.
+            verdict = self.verifier(question[0].copy(), answer)
         except Exception as error:
             error.add_note(f"The verifier raised this at row {row} of X.")
             raise
         if np.ndim(verdict) or not isinstance(verdict, bool | np.bool_ | Integral):
             raise ValueError(
                 f"verifier must return True or False for a row, got {verdict!r} at row "
-                f"{row} of X."
+                f"{row} of X; bool(...) makes one of what is like it."
             )
         return bool(verdict)
 
@@ -78,7 +79,8 @@ class Choosing:
         if augment_votes > 1 and not augmentations:
             raise ValueError(
                 f"augment_votes={augment_votes} needs transforms to look through: set "
-                f"augmentation to symmetries of the task, or augment_votes to 1."
+                f"augmentation to symmetries of the task other than Translation, or "
+                f"augment_votes to 1."
             )
         generator = torch.Generator().manual_seed(seed)
         alike = self._sizes.get("symbols", ())

@@ -322,17 +322,21 @@ class GridEncoder:
     ) -> None:
         """Raise ValueError if a grid is larger than the canvas."""
         if len(shape) != len(canvas) or any(map(int.__gt__, shape, canvas)):
-            known = "the largest grid seen in fit"
-            known = known if self.given_canvas is None else "canvas"
-            raise ValueError(f"{what} has shape {shape}, but {known} is {canvas}.")
+            known, remedy = "canvas", ""
+            if self.given_canvas is None:
+                known = "the largest grid seen in fit"
+                remedy = " Set canvas before fit for grids of any size up to it."
+            raise ValueError(
+                f"{what} has shape {shape}, but {known} is {canvas}.{remedy}"
+            )
 
     def _tokens(self, values: np.ndarray, name: str, unknown: str) -> np.ndarray:
         if name == "X" or self.ignore_value is None:
             return self.vocabulary.encode(values, name, unknown)
-        ignored = values == self.ignore_value
-        known = np.where(ignored, np.array(self.answer_symbols[0]), values)
-        tokens = self.vocabulary.encode(known.astype(values.dtype), name, unknown)
-        return np.where(ignored, self.vocabulary.dtype.type(IGNORE_LABEL), tokens)
+        tokens = np.full(values.shape, IGNORE_LABEL, dtype=self.vocabulary.dtype)
+        scored = values != self.ignore_value
+        tokens[scored] = self.vocabulary.encode(values[scored], name, unknown)
+        return tokens
 
     def visible(self, X: Grids, row: int, tokens: np.ndarray) -> Hashable:
         """Return what there is to see of ``tokens`` as the answer of a row of ``X``.
@@ -383,4 +387,4 @@ def _largest(grids: Grids) -> tuple[int, ...]:
     """Return the smallest shape that holds every row of ``grids``."""
     if isinstance(grids, np.ndarray):
         return grids.shape[1:]
-    return tuple(map(max, *(grid.shape for grid in grids)))
+    return tuple(max(sides) for sides in zip(*(g.shape for g in grids), strict=True))

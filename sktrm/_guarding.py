@@ -88,7 +88,8 @@ class Guarding:
         weights = list(self.module_.parameters())
         with torch.no_grad():
             if not math.isfinite(nn.utils.get_total_norm(weights).item()):
-                raise Divergence(self.n_optimizer_steps_, " or gave weights that are not")
+                what = " or gave weights that are not"
+                raise Divergence(self.n_optimizer_steps_, what)
 
     def _recover(self, error: Divergence) -> None:
         """Go back to the last weights that gave a finite loss, and warn."""

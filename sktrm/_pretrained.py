@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sklearn.utils.validation import check_is_fitted
 
+from sktrm._device import DTYPES, choose_device
 from sktrm._encoding import GridEncoder, Vocabulary
 from sktrm._solver import TRMSolver
 from sktrm.augmentation import (
@@ -35,6 +36,12 @@ _DTYPES = {
 _AUGMENTATIONS = {
     kind.__name__: kind
     for kind in (Dihedral, SudokuGroup, SymbolPermutation, Translation)
+}
+# What an encoder knows.
+_ENCODER = {
+    *("ignore_value", "handle_unknown", "given_canvas", "vocabulary", "length"),
+    *("x_shape", "x_canvas", "y_shape", "y_canvas", "y_follows_x", "y_dtype"),
+    *("answer_symbols", "answer_tokens"),
 }
 # Of this machine or this training; whoever loads the file has their own.
 _NOT_STORED = ("callbacks", "device", "random_state", "verbose", "warm_start")
@@ -67,23 +74,37 @@ def save_pretrained(
     solver : TRMSolver
         Fitted.
     path : str or path-like
-        File to write, which should end in ``.safetensors``.
+        File to write, whose name ends in ``.safetensors``.
     dtype : {"bfloat16", "float16", "float32"}, default="bfloat16"
         Precision of the stored weights. With "float32" the loaded solver answers as
         the stored one; the others halve the file.
 
     Raises
     ------
+    TypeError
+        If ``solver`` is no TRMSolver.
     ValueError
-        If a symbol or an augmentation has no form in JSON, or for another ``dtype``.
+        If a symbol or an augmentation has no form in JSON, or for another ``dtype`` or
+        ending of ``path``.
+    FileNotFoundError
+        If there is no such folder.
 
     See Also
     --------
     load_pretrained : Reads such files.
     """
+    if not isinstance(solver, TRMSolver):
+        raise TypeError(
+            f"solver must be a TRMSolver, got {type(solver).__name__}: of others, keep "
+            f"a pickle."
+        )
     check_is_fitted(solver)
     if dtype not in _DTYPES:
         raise ValueError(f"dtype must be one of {sorted(_DTYPES)}, got {dtype!r}.")
+    if not fspath(path).endswith(_SUFFIX):
+        raise ValueError(f"path must end in {_SUFFIX}, got {fspath(path)!r}.")
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {Path(path).parent}.")
     weights = {
         name: _stored(tensor, _DTYPES[dtype])
         for name, tensor in solver.module_.state_dict().items()
@@ -144,7 +165,7 @@ def _to_json(value: Any) -> Any:
         return value.item()
     if isinstance(value, Mapping):
         return {name: _to_json(part) for name, part in value.items()}
-    if isinstance(value, list | tuple | range):
+    if isinstance(value, list | tuple | range | set | frozenset):
         return [_to_json(part) for part in value]
     return value
 
@@ -184,12 +205,16 @@ def load_pretrained(
     Raises
     ------
     ValueError
-        If there is no such model, or the file is none of :func:`save_pretrained`; the
-        message says which.
+        If there is no such model or no such device, or the file is none of
+        :func:`save_pretrained` or not whole; the message says which.
     FileNotFoundError
         If ``name`` is a path and there is no such file.
     """
     path = _find(name)
+    choose_device(device)  # a solver falls back to the CPU, which was not asked for
+    if dtype not in (None, "auto", *DTYPES):
+        known = ["auto", *sorted(DTYPES)]
+        raise ValueError(f"dtype must be one of {known} or None, got {dtype!r}.")
     description, weights = _read(path)
     parameters: dict[str, Any] = {"device": device}
     if dtype is not None:
@@ -229,6 +254,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
             weights = {name: file.get_tensor(name) for name in sorted(file.keys())}
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file: {error}.") from error
+    broken = next((n for n, w in weights.items() if not w.isfinite().all()), None)
+    if broken is not None:
+        raise ValueError(f"{path} is broken: {broken} holds numbers that are not.")
     if _ENTRY not in metadata:
         raise ValueError(
             f"{path} holds weights, but no description of a solver: it was not written "
@@ -279,6 +307,9 @@ def _rebuild(
 def _rebuild_encoder(learned: dict[str, Any]) -> GridEncoder:
     """Make the fitted encoder of a description."""
     encoder = GridEncoder()
+    different = _ENCODER ^ {*learned, "given_canvas"}  # older files have no canvas
+    if different:
+        raise KeyError(f"{sorted(different)} in its encoder")
     for name, value in learned.items():
         # Shapes and tokens are tuples, symbols a list.
         is_tuple = isinstance(value, list) and name != "answer_symbols"

@@ -19,8 +19,8 @@ class RecursionDisplay:
     ----------
     question : ndarray of shape (H, W)
         The question.
-    answers : ndarray of shape (n_steps, H, W)
-        The answer after each step.
+    answers : ndarray of shape (n_steps, H, W), or list of n_steps grids
+        The answer after each step; a list where they differ in size.
     halt_probabilities : ndarray of shape (n_steps,)
         Halting probability of each answer.
 
@@ -48,7 +48,10 @@ class RecursionDisplay:
     """
 
     def __init__(
-        self, question: np.ndarray, answers: np.ndarray, halt_probabilities: np.ndarray
+        self,
+        question: np.ndarray,
+        answers: np.ndarray | list[np.ndarray],
+        halt_probabilities: np.ndarray,
     ) -> None:
         self.question = question
         self.answers = answers
@@ -60,6 +63,7 @@ class RecursionDisplay:
         estimator: Any,
         X: Any,
         *,
+        task_id: Any = None,
         max_steps: int | None = None,
         max_columns: int = 5,
     ) -> "RecursionDisplay":
@@ -71,6 +75,8 @@ class RecursionDisplay:
             Fitted on grids (n, H, W), or on sequences, which are drawn as one line.
         X : array-like of shape (H, W) or (L,)
             One question.
+        task_id : object, default=None
+            The question's task, for a solver fitted with ``task_ids``.
         max_steps : int, default=None
             Supervision steps at most; None takes the estimator's.
         max_columns : int, default=5
@@ -80,13 +86,17 @@ class RecursionDisplay:
         -------
         display : RecursionDisplay
         """
-        return cls.think(estimator, X, max_steps=max_steps).plot(
-            max_columns=max_columns
-        )
+        display = cls.think(estimator, X, task_id=task_id, max_steps=max_steps)
+        return display.plot(max_columns=max_columns)
 
     @classmethod
     def think(
-        cls, estimator: Any, X: Any, *, max_steps: int | None = None
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        task_id: Any = None,
+        max_steps: int | None = None,
     ) -> "RecursionDisplay":
         """Let a fitted solver think about one question, without drawing.
 
@@ -96,6 +106,8 @@ class RecursionDisplay:
             Fitted.
         X : array-like of shape (H, W) or (L,)
             One question.
+        task_id : object, default=None
+            The question's task, for a solver fitted with ``task_ids``.
         max_steps : int, default=None
             Supervision steps at most; None takes the estimator's.
 
@@ -104,28 +116,35 @@ class RecursionDisplay:
         display : RecursionDisplay
         """
         question = np.asarray(X)
+        task_ids = None if task_id is None else [task_id]
         answers, probabilities = [], []
-        for step, stage in enumerate(
-            estimator.staged_solve(question[None], max_steps=max_steps), start=1
-        ):
+        stages = estimator.staged_solve(
+            question[None], task_ids=task_ids, max_steps=max_steps
+        )
+        for step, stage in enumerate(stages, start=1):
             if stage.n_steps[0] < step:  # it has halted
                 break
             answers.append(np.atleast_2d(stage.answers[0]))
             probabilities.append(stage.confidence[0])
-        return cls(np.atleast_2d(question), np.array(answers), np.array(probabilities))
+        of_one_size = len({answer.shape for answer in answers}) == 1
+        return cls(
+            np.atleast_2d(question),
+            np.array(answers) if of_one_size else answers,
+            np.array(probabilities),
+        )
 
-    def changed(self) -> np.ndarray:
+    def changed(self) -> np.ndarray | list[np.ndarray]:
         """Tell which cells each step changed; the first is compared with the question.
 
         Returns
         -------
-        changed : ndarray of shape (n_steps, H, W), bool
+        changed : ndarray of shape (n_steps, H, W), bool, or list of n_steps grids
+            In the form of ``answers``. Of an answer of another size than the one before
+            all cells changed.
         """
-        if self.question.shape != self.answers.shape[1:]:
-            first = np.ones((1, *self.answers.shape[1:]), dtype=bool)
-        else:
-            first = (self.answers[0] != self.question)[None]
-        return np.concatenate((first, self.answers[1:] != self.answers[:-1]))
+        before = [self.question, *self.answers[:-1]]
+        changed = [~_alike(a, b) for a, b in zip(self.answers, before, strict=True)]
+        return changed if isinstance(self.answers, list) else np.array(changed)
 
     def text(self) -> str:
         """Write question and answers as lines of text; a star marks a changed cell.
@@ -184,11 +203,17 @@ class RecursionDisplay:
             _draw_grid(self.axes_[i + 1], self.answers[i], changed[i], given[i], title)
         return self
 
-    def _given(self) -> np.ndarray:
-        """Tell which cells of each answer agree with the question, (n_steps, H, W)."""
-        if self.question.shape != self.answers.shape[1:]:
-            return np.zeros(self.answers.shape, dtype=bool)
-        return self.answers == self.question
+    def _given(self) -> list[np.ndarray]:
+        """Tell which cells of each answer agree with the question."""
+        return [_alike(answer, self.question) for answer in self.answers]
+
+
+def _alike(answer: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Tell which cells of an answer are as in another grid: none of another size."""
+    if answer.shape != other.shape:
+        return np.zeros(answer.shape, dtype=bool)
+    alike: np.ndarray = answer == other
+    return alike
 
 
 def _lines(grid: np.ndarray, marked: np.ndarray) -> list[str]:

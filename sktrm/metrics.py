@@ -115,7 +115,7 @@ def valid_shortest_path_score(
 
     Parameters
     ----------
-    X : array-like of shape (n, H, W) or list of n grids
+    X : array-like of shape (n, H, W) or (n, side * side), or list of n grids
         Mazes: ``#`` wall, `` `` free, ``S`` start, ``G`` goal.
     y_pred : of the same form
         The mazes with ``o`` on a path.
@@ -141,7 +141,7 @@ def valid_shortest_path_score(
             f"{len(answers)}."
         )
     pairs = zip(mazes, answers, strict=True)
-    valid = [is_shortest_path(np.asarray(m), np.asarray(a)) for m, a in pairs]
+    valid = [is_shortest_path(maze, answer) for maze, answer in pairs]
     return float(np.average(valid, weights=sample_weight))
 
 

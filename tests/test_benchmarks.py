@@ -2,6 +2,7 @@
 
 import json
 import sys
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -13,11 +14,12 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import _report
 import levers
 import maze_hard
+import speed
 import sudoku
 import sudoku_extreme
 from _checkpoint import Checkpoint
 
-from sktrm import load_pretrained
+from sktrm import TRMSolver, load_pretrained
 from sktrm.datasets import make_maze, make_sudoku
 
 TINY = {
@@ -151,6 +153,34 @@ def test_what_chose_the_defaults_is_not_tested_with(home, monkeypatch):
     assert len(test) == 9
     assert {x.tobytes() for x in chosen} <= train | validation
     assert not test & (train | validation)
+
+
+SMALL = {"hidden_size": 16, "n_heads": 2, "n_latent_recursions": 1}
+
+
+@pytest.mark.parametrize(
+    ("estimator", "n_cells", "attends"),
+    [
+        (TRMSolver(mixer="mlp", **SMALL), 16, False),
+        (TRMSolver(mixer="attention", **SMALL), 16, True),
+        (TRMSolver(symbols="interchangeable", compile=False, **SMALL), 16, False),
+    ],
+)
+def test_the_speed_of_each_contender_is_measured(
+    estimator, n_cells, attends, monkeypatch, capsys
+):
+    case = estimator, speed.grids, (n_cells, 4)
+    monkeypatch.setitem(speed.CASES, "small", case)
+    monkeypatch.setattr(torch, "compile", lambda step, **options: step)
+    args = Namespace(batch_size=2, device="cpu", rounds=2, reference=None, memory=False)
+    speed.measure("small", args, 1e9)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + (estimator.symbols is not None)
+    assert all(line.startswith("small") for line in lines)
+    with_kernels = speed.flops(speed.contenders("small", args)["eager"]())
+    monkeypatch.setattr(speed, "KERNELS", {})
+    without = speed.flops(speed.contenders("small", args)["eager"]())
+    assert (with_kernels > without) == attends
 
 
 def test_no_solution_is_in_two_parts():

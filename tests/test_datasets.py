@@ -1,6 +1,7 @@
 """Generated puzzles are what they claim to be; files are read or refused."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import shared
 from test_augmentation import is_solved
@@ -13,6 +14,7 @@ from sktrm.datasets import (
     make_maze,
     make_sudoku,
 )
+from sktrm.metrics import valid_shortest_path_score
 
 
 def solutions(grid, box, limit=2):
@@ -188,3 +190,13 @@ def test_real_files():
     assert mazes.data.shape == (300, 30, 30)
     pairs = zip(mazes.data[:5], mazes.target[:5], strict=True)
     assert all(is_shortest_path(*pair) for pair in pairs)
+
+
+def test_mazes_may_be_lists_or_rows_of_a_frame():
+    maze, answer = ["S", " ", " ", "G"], ["S", "o", " ", "G"]
+    assert is_shortest_path(maze, answer)
+    assert is_valid_path(np.reshape(maze, (2, 2)).tolist(), answer)
+    frames = pd.DataFrame([maze]), pd.DataFrame([answer])
+    assert valid_shortest_path_score(*frames) == 1
+    with pytest.raises(ValueError, match=r"must be a grid, .* got shape \(3,\)"):
+        is_valid_path(maze[:3], answer[:3])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import tiny_solver
 
 from sktrm import _encoding
 from sktrm._encoding import GridEncoder, Vocabulary, as_grids
@@ -95,3 +96,21 @@ def test_lists_arrays_and_columns_of_arrays_are_the_same():
 
 def test_both_rooms_agree_on_the_label_of_unscored_cells():
     assert _encoding.IGNORE_LABEL == losses.IGNORE_LABEL
+
+
+def test_tuples_are_symbols_beside_cells_that_are_not_scored():
+    y = np.empty((2, 2), dtype=object)
+    y[0, 0], y[0, 1], y[1, 0], y[1, 1] = (1, 2), (3, 4), "?", (1, 2)
+    encoder = GridEncoder(ignore_value="?").fit(y, y)
+    labels = encoder.encode_y(y)
+    assert labels[1, 0] == losses.IGNORE_LABEL
+    assert labels[0, 0] == labels[1, 1] != labels[0, 1]
+
+
+def test_one_ragged_grid_is_enough(copies):
+    """The other has weight zero, and is as if it were not there."""
+    grids = [np.zeros((2, 2), int), np.ones((3, 3), int)]
+    solver = tiny_solver(max_epochs=1).fit(grids, grids, sample_weight=[1, 0])
+    assert solver.predict(grids[:1])[0].shape == (2, 2)
+    with pytest.raises(ValueError, match=r"is \(2, 2\). Set canvas before fit for"):
+        solver.predict(grids[1:])

@@ -49,3 +49,28 @@ def test_answers_of_another_size_can_be_shown(copies):
     display = RecursionDisplay.from_estimator(solver, X[0])
     assert display.answers.shape[1:] == (1, 2)
     assert display.changed()[0].all()
+
+
+def test_answers_whose_size_changes_can_be_shown(monkeypatch):
+    """All cells of an answer of another size than the one before are new."""
+    display = RecursionDisplay(
+        np.array([[1, 2]]),
+        [np.array([[1, 2]]), np.array([[1]]), np.array([[1]])],
+        np.array([0.1, 0.2, 0.3]),
+    )
+    assert [mask.tolist() for mask in display.changed()] == [
+        [[False, False]],
+        [[True]],
+        [[False]],
+    ]
+    assert "step 2: halting probability 0.20, 1 cell changed" in display.text()
+    assert len(display.plot().axes_) == 4
+
+
+def test_questions_of_tasks_can_be_shown():
+    grids = [np.zeros((2, 2), int), np.ones((1, 3), int)]
+    solver = tiny_solver(max_epochs=1, canvas=(3, 3), mixer="attention")
+    solver.fit(grids, grids[::-1], task_ids=["a", "b"])
+    display = RecursionDisplay.think(solver, grids[0], task_id="b", max_steps=2)
+    answer = solver.predict(grids[:1], task_ids=["b"], max_steps=2)[0]
+    np.testing.assert_array_equal(display.answers[-1], answer)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.exceptions import NotFittedError
 
 import sktrm._pretrained
-from sktrm import TRMSolver, load_pretrained, save_pretrained
+from sktrm import TRMClassifier, TRMSolver, load_pretrained, save_pretrained
 from sktrm.augmentation import (
     Augmentation,
     Dihedral,
@@ -192,6 +192,27 @@ def test_saving_says_what_it_needs(copies, tmp_path):
     solver = tiny_solver(max_epochs=1).fit(*copies)
     with pytest.raises(ValueError, match=r"dtype must be one of \['bfloat16', 'fl"):
         save_pretrained(solver, tmp_path / "model.safetensors", dtype="int8")
+    with pytest.raises(TypeError, match="must be a TRMSolver, got TRMClassifier: of"):
+        save_pretrained(TRMClassifier(), tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"path must end in \.safetensors"):
+        save_pretrained(solver, tmp_path / "model.bin")
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        save_pretrained(solver, tmp_path / "none" / "model.safetensors")
+
+
+def test_a_set_of_symbols_can_be_stored(sudokus, tmp_path):
+    solver = tiny_solver(symbols={1, 2, 3, 4}, max_epochs=1).fit(*sudokus)
+    save_pretrained(solver, tmp_path / "model.safetensors", dtype="float32")
+    loaded = load_pretrained(tmp_path / "model.safetensors")
+    assert (loaded.predict(sudokus[0]) == solver.predict(sudokus[0])).all()
+
+
+def test_loading_says_what_it_needs(stored):
+    """A device that is asked for is not quietly another."""
+    with pytest.raises(ValueError, match="device must be 'auto' or a device"):
+        load_pretrained(stored, device="banana")
+    with pytest.raises(ValueError, match=r"dtype must be one of .* got 'int8'"):
+        load_pretrained(stored, dtype="int8")
 
 
 @pytest.fixture
@@ -214,6 +235,7 @@ def rewrite(path, change):
     [
         (lambda d: d.update(format=2), "description of format 2; this version"),
         (lambda d: d.pop("encoder"), "KeyError: 'encoder'"),
+        (lambda d: d["encoder"].pop("y_canvas"), "'y_canvas'.* in its encoder"),
         (lambda d: d["parameters"].update(depth=3), "argument 'depth'"),
         (lambda d: d["parameters"].update(lr=-1), "'lr' parameter"),
         (lambda d: d["fitted"]["_sizes"].update(hidden_size=16), "size mismatch"),
@@ -236,6 +258,9 @@ def test_broken_and_foreign_files_are_refused(stored, tmp_path):
         load_pretrained(stored)
     stored.write_text("weights")
     with pytest.raises(ValueError, match="is no whole safetensors file"):
+        load_pretrained(stored)
+    save_file({"w": torch.full((2,), torch.nan)}, stored)
+    with pytest.raises(ValueError, match="is broken: w holds numbers that are not"):
         load_pretrained(stored)
     save_file({"w": torch.zeros(2)}, stored)
     with pytest.raises(ValueError, match="not written by sktrm"):

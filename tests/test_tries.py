@@ -356,3 +356,22 @@ def test_threads_share_a_solver(puzzles):
         sys.setswitchinterval(before)
     for answer in answers:
         np.testing.assert_array_equal(answer, expected)
+
+
+def test_a_verifier_cannot_change_the_questions(guesser, puzzles):
+    X = puzzles[0].copy()
+
+    def spoil(question, answer):
+        question[:] = 0
+        return False
+
+    guesser.predict(X[:3], verifier=spoil)
+    np.testing.assert_array_equal(X, puzzles[0])
+
+
+def test_views_are_not_looked_for_once_all_are_found():
+    """A square has eight, whatever is asked for."""
+    space = TokenSpace((3, 3), 4, {1: 1, 2: 2, 3: 3}, (1, 2, 3))
+    generator = torch.Generator().manual_seed(0)
+    views = draw_views([Dihedral()], 10**9, space, generator, ())
+    assert len(views) == 7  # beside the plain one

@@ -1,5 +1,6 @@
 """Mazes: a generator whose labels are shortest paths, and a reader of CSV files."""
 
+import math
 from os import PathLike
 from typing import Any
 
@@ -41,6 +42,20 @@ def shortest_path(free: np.ndarray, start: int, goal: int) -> list[int] | None:
     return path
 
 
+def _as_maze(cells: Any) -> np.ndarray:
+    """Return a grid of characters; a row of a data frame is taken for a square one."""
+    maze = np.asarray(cells)
+    side = math.isqrt(maze.size)
+    if maze.ndim == 1 and side**2 == maze.size:
+        return maze.reshape(side, side)
+    if maze.ndim != 2:
+        raise ValueError(
+            f"A maze must be a grid, or a square one as one row, got shape "
+            f"{maze.shape}."
+        )
+    return maze
+
+
 def _path_length(maze: np.ndarray, answer: np.ndarray) -> int | None:
     """Return the moves of the one path that ``answer`` marks, None if it is no path."""
     marked = answer == PATH
@@ -65,9 +80,9 @@ def is_valid_path(maze: np.ndarray, answer: np.ndarray) -> bool:
 
     Parameters
     ----------
-    maze : ndarray of shape (height, width), str
+    maze : array-like of shape (height, width) or, square, (side * side,), str
         ``#`` wall, `` `` free, ``S`` start, ``G`` goal.
-    answer : ndarray of shape (height, width), str
+    answer : array-like of the shape of ``maze``, str
         The maze with ``o`` on the cells between ``S`` and ``G``.
 
     Returns
@@ -75,6 +90,11 @@ def is_valid_path(maze: np.ndarray, answer: np.ndarray) -> bool:
     valid : bool
         False also if ``answer`` has another size, moves a wall or an end, or marks
         cells that are not on the path.
+
+    Raises
+    ------
+    ValueError
+        If one of them is neither a grid nor a square one as one row.
 
     See Also
     --------
@@ -88,7 +108,7 @@ def is_valid_path(maze: np.ndarray, answer: np.ndarray) -> bool:
     >>> is_valid_path(maze, np.array([["S", "o"], [" ", "G"]]))
     True
     """
-    return _path_length(maze, answer) is not None
+    return _path_length(_as_maze(maze), _as_maze(answer)) is not None
 
 
 def is_shortest_path(maze: np.ndarray, answer: np.ndarray) -> bool:
@@ -96,9 +116,9 @@ def is_shortest_path(maze: np.ndarray, answer: np.ndarray) -> bool:
 
     Parameters
     ----------
-    maze : ndarray of shape (height, width), str
+    maze : array-like of shape (height, width) or, square, (side * side,), str
         ``#`` wall, `` `` free, ``S`` start, ``G`` goal.
-    answer : ndarray of shape (height, width), str
+    answer : array-like of the shape of ``maze``, str
         The maze with ``o`` on the cells between ``S`` and ``G``.
 
     Returns
@@ -106,6 +126,11 @@ def is_shortest_path(maze: np.ndarray, answer: np.ndarray) -> bool:
     valid : bool
         False also if ``answer`` has another size, moves a wall or an end, or marks
         more cells than one path.
+
+    Raises
+    ------
+    ValueError
+        If one of them is neither a grid nor a square one as one row.
 
     See Also
     --------
@@ -119,6 +144,7 @@ def is_shortest_path(maze: np.ndarray, answer: np.ndarray) -> bool:
     >>> is_shortest_path(maze, np.array([["S", "o"], ["o", "G"]]))
     False
     """
+    maze, answer = _as_maze(maze), _as_maze(answer)
     length = _path_length(maze, answer)
     if length is None:
         return False
