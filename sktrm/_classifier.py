@@ -16,7 +16,7 @@ from sktrm._slots import Rows
 from sktrm._table_answers import TableAnswers
 from sktrm._table_task import Labelled, TableTask
 
-_MANY_ROWS = 10_000  # from here on early_stopping="auto" holds rows out
+_MANY_ROWS = 10_000  # with more of them early_stopping="auto" holds rows out
 _ROWS_STARTED = 120_000  # by max_epochs="auto", over all epochs
 _COLUMNS = 24  # of more, so many fewer rows: a step takes as long as a row is wide
 _EPOCHS = (20, 400)  # its limits
@@ -117,8 +117,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     early_stopping : bool or "auto", default="auto"
         Hold out ``validation_fraction`` of the rows, or use ``X_val``, and stop when
         ``n_iter_no_change`` epochs in a row brought no better validation score. The
-        weights that validated best are kept. "auto" does so from 10,000 rows on, and
-        if ``X_val`` is given.
+        weights that validated best are kept. "auto" does so for more than 10,000 rows,
+        and if ``X_val`` is given.
     validation_fraction : float, default=0.1
         Share of the rows held out with early stopping, alike in every class, unless
         ``X_val`` is given.
@@ -136,7 +136,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         A torch device; "auto" takes CUDA if there is one, else the CPU.
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
         Working precision. Weights are float32 (float64 with "float64"). "auto" takes
-        bfloat16 where the machine multiplies matrices faster with it, else float32.
+        float32 on a CPU, where products as small as these gain nothing from bfloat16,
+        and bfloat16 on a GPU that has it.
     compile : bool or "auto", default="auto"
         Train a network compiled with :func:`torch.compile`, which needs a C++ compiler
         and takes some 20 seconds at first; prediction, too, once a fitted classifier
@@ -386,6 +387,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
                 "give the weights as a dict."
             )
         goes_on = hasattr(self, "net_")
+        if not goes_on:
+            self.__dict__.pop("classes_", None)  # of a fit that failed
         _check_partial_fit_first_call(self, classes)
         table, y, weights = self._check_rows(X, y, sample_weight, reset=not goes_on)
         if not goes_on:
@@ -430,7 +433,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
 
     def _stops_early(self, n_rows: int, held_out: bool) -> bool:
         if isinstance(self.early_stopping, str):
-            return held_out or n_rows >= _MANY_ROWS
+            return held_out or n_rows > _MANY_ROWS
         return bool(self.early_stopping)
 
     def _steps_at_most(self) -> int:

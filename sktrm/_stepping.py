@@ -36,6 +36,15 @@ class Stepping:
     # Rows at a time in prediction; None takes ``batch_size``.
     _prediction_batch: int | None = None
 
+    def __sklearn_is_fitted__(self) -> bool:
+        """Tell whether there is a model to step."""
+        return hasattr(self, "module_")
+
+    def _forget(self) -> None:
+        """Drop an earlier fit: its model would answer in the terms of a new one."""
+        for name in ("net_", "module_"):
+            self.__dict__.pop(name, None)
+
     def _stages(
         self,
         inputs: np.ndarray,

@@ -24,6 +24,7 @@ class TableAnswers:
     The host class steps the model (``_solve``, ``_stages``).
     """
 
+    _forget: Any
     _encoder: TableEncoder
     _solve: Any
     _stages: Any
@@ -136,6 +137,8 @@ class TableAnswers:
 
     def _check_X(self, X: Any, *, reset: bool) -> Table:
         """Check the columns; learn or compare their names, find those of categories."""
+        if reset:
+            self._forget()
         if is_frame(X):
             validate_data(self, X, skip_check_array=True, reset=reset)
         else:
@@ -146,6 +149,13 @@ class TableAnswers:
             names = getattr(self, "feature_names_in_", None)
             self.is_categorical_ = find_categorical(X, self.categorical_features, names)
         return read_table(X, self.is_categorical_, type(self).__name__)
+
+    def _check_X_val(self, X_val: Any) -> Table:
+        """Check the columns of rows to validate on; messages name them."""
+        try:
+            return self._check_X(X_val, reset=False)
+        except ValueError as error:
+            raise ValueError(f"X_val: {error}") from error
 
     def _questions(self, X: Any) -> np.ndarray:
         """Check and encode rows for prediction."""

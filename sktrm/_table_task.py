@@ -32,6 +32,7 @@ class TableTask(BaseTRM):
     classes_: np.ndarray
     is_categorical_: np.ndarray
     _check_X: Any
+    _check_X_val: Any
     _encode: Any
 
     def _split(
@@ -55,7 +56,7 @@ class TableTask(BaseTRM):
     ) -> tuple[Table, np.ndarray, np.ndarray]:
         """Check labelled rows; ``of`` ends the names of the parameters they are."""
         check_y_is_given(self, y)
-        table = self._check_X(X, reset=reset)
+        table = self._check_X_val(X) if of else self._check_X(X, reset=reset)
         y = _check_labels(y, f"y{of}")
         check_consistent_length(table.columns[0], y)
         return table, y, check_weights(sample_weight, y, of)
@@ -124,6 +125,16 @@ class TableTask(BaseTRM):
         """Encode rows and put them on the device."""
         weights = rows.weights * self._class_weight[rows.labels]
         return self._on_device(self._encode(rows.table), rows.labels[:, None], weights)
+
+    def _working_dtype(self) -> torch.dtype:
+        # Products this small gain nothing from bfloat16 on a CPU; sums in float32 are
+        # those of any number of threads.
+        on_cpu = self._device.type == "cpu"
+        return (
+            torch.float32
+            if self.dtype == "auto" and on_cpu
+            else (super()._working_dtype())
+        )
 
     def _make_model(self, generator: torch.Generator) -> TinyRecursionModel:
         """Build a model of the sizes that fit decided on."""

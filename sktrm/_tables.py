@@ -1,6 +1,7 @@
 """Columns of tables to numbers: positions among knots, codes of categories."""
 
 from collections.abc import Hashable, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from sklearn.utils.validation import check_array
 
 UNKNOWN = -1.0  # code of a category that is not known
 _FEW_KNOTS = 8  # of a column of numbers, however few the rows
+_INFINITE = "{} contains infinity; replace it or mark it missing."
 
 
 class Table(NamedTuple):
@@ -158,10 +160,7 @@ def _numbers_of(series: Any, what: str) -> np.ndarray:
     """Return a column of a data frame as float64, missing values as NaN."""
     kind = _kind(series)
     if kind in "OUST" and not _is_period(series):
-        raise ValueError(
-            f"{what} holds {series.dtype}, not numbers. Name it in "
-            f"categorical_features or leave that at 'from_dtype'."
-        )
+        return _numbers_among_objects(series, what)
     if kind not in "biuf":
         raise ValueError(
             f"{what} holds {series.dtype}; columns must hold numbers or categories. "
@@ -172,8 +171,22 @@ def _numbers_of(series: Any, what: str) -> np.ndarray:
     else:
         values = series.to_numpy(dtype=np.float64, na_value=np.nan)
     if np.isinf(values).any():
-        raise ValueError(f"{what} contains infinity; replace it or mark it missing.")
+        raise ValueError(_INFINITE.format(what))
     return np.asarray(values, dtype=np.float64)
+
+
+def _numbers_among_objects(series: Any, what: str) -> np.ndarray:
+    """Return a column of objects, all of them numbers or missing, as float64.
+
+    A column of numbers comes as objects if all its values are missing.
+    """
+    objects = _categories_of(series, what)
+    if not all(value is None or isinstance(value, Real) for value in objects):
+        raise ValueError(
+            f"{what} holds {series.dtype}, not numbers. Name it in "
+            f"categorical_features or leave that at 'from_dtype'."
+        )
+    return np.array([np.nan if value is None else value for value in objects], float)
 
 
 def _categories_of(series: Any, what: str) -> np.ndarray:
@@ -182,6 +195,8 @@ def _categories_of(series: Any, what: str) -> np.ndarray:
         values = series.to_list()
     else:
         values = np.asarray(series, dtype=object)
+    if any(isinstance(v, float | np.floating) and np.isinf(v) for v in values):
+        raise ValueError(_INFINITE.format(what))
     categories = (None if is_missing(value, what) else value for value in values)
     # np.array would make a second dimension of tuples.
     return np.fromiter(categories, dtype=object, count=len(values))

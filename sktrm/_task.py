@@ -68,6 +68,8 @@ class GridTask(TaskLearning):
 
     def _check_X(self, X: Any, *, reset: bool) -> Grids:
         """Check questions; learn or compare their number of cells and their names."""
+        if reset:
+            self._forget()
         if hasattr(X, "columns"):  # wrong names first: they may explain the rest
             validate_data(self, X, skip_check_array=True, reset=reset)
         # Where unknown symbols are ignored, any number may be one.

@@ -318,9 +318,9 @@ class TestValidation:
     @pytest.mark.parametrize(
         ("many", "early_stopping", "validated"),
         [
-            (300, "auto", True),
-            (301, "auto", False),
-            (301, True, True),
+            (299, "auto", True),
+            (300, "auto", False),
+            (300, True, True),
             (300, False, False),
         ],
     )
@@ -457,6 +457,24 @@ class TestValidation:
             model.fit(X, y, X_val=X[:1], y_val=["new"])
         with pytest.raises(ValueError, match="sample_weight_val must contain"):
             model.fit(X, y, X_val=X[:2], y_val=y[:2], sample_weight_val=[0, 0])
+        with pytest.raises(ValueError, match="X_val: Column 'size' contains infinity"):
+            model.fit(X, y, X_val=X[:2].assign(size=np.inf), y_val=y[:2])
+
+    def test_a_fit_that_fails_leaves_no_other_model(self, table):
+        """The old one would answer in the new one's labels."""
+        X, y = table
+        model = tiny_classifier().fit(X, y)
+        with pytest.raises(ValueError, match="y_val holds 'new'"):
+            model.fit(X, np.char.upper(y), X_val=X[:1], y_val=["new"])
+        with pytest.raises(NotFittedError):
+            model.predict(X)
+        with pytest.raises(ValueError, match="classes must be passed on the first"):
+            model.partial_fit(X, y)
+
+    def test_precision_by_default(self, table):
+        """Nothing is gained by less on a CPU."""
+        model = tiny_classifier(dtype="auto", max_epochs=1).fit(*table)
+        assert model.module_.working_dtype == torch.float32
 
 
 class TestInterruption:
@@ -484,6 +502,32 @@ class TestNames:
         assert fitted.n_features_in_ == 4
         assert fitted.feature_names_in_.tolist() == list(X)
         assert fitted.is_categorical_.tolist() == [False, True, True, False]
+
+    @pytest.mark.parametrize("library", ["pandas", "polars"])
+    def test_numbers_that_are_all_missing_come_without_a_dtype(
+        self, fitted, table, library
+    ):
+        """One row at a time, say: they count as missing."""
+        X = table[0][:3]
+        expected = fitted.predict_proba(X.assign(size=np.nan))
+        frame = X.assign(size=[None] * 3)
+        if library == "polars":
+            polars = pytest.importorskip("polars")
+            columns = {name: X[name].tolist() for name in X}
+            frame = polars.DataFrame(columns | {"size": [None] * 3})
+        np.testing.assert_array_equal(fitted.predict_proba(frame), expected)
+
+    def test_numbers_may_be_objects(self, fitted, table):
+        X = table[0][:3]
+        frame = X.astype({"size": object})
+        assert (fitted.predict_proba(frame) == fitted.predict_proba(X)).all()
+        with pytest.raises(ValueError, match=r"Column 'size' holds .*, not numbers"):
+            fitted.predict(X.assign(size="large"))
+
+    def test_categories_are_finite(self, fitted, table):
+        X = table[0][:3]
+        with pytest.raises(ValueError, match="Column 'colour' contains infinity"):
+            fitted.predict(X.assign(colour=np.inf))
 
     def test_columns_in_another_order(self, fitted, table):
         X, _ = table
