@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from _report import add_machine, prepare
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
@@ -148,7 +149,7 @@ def contenders(X):
 
 
 def size(model):
-    """Return the number of parameters, of networks."""
+    """Return the number of parameters of a network, 0 for trees."""
     last = model[-1] if hasattr(model, "steps") else model
     if hasattr(last, "module_"):
         return sum(p.numel() for p in last.module_.parameters())
@@ -157,14 +158,14 @@ def size(model):
     return 0
 
 
-def measure(model, X, y, train, test):
-    start = time.perf_counter()
+def measure(model, X, y, train, test, clock):
+    start = clock()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(X.iloc[train], y[train])
-    fitted = time.perf_counter()
+    fitted = clock()
     proba = model.predict_proba(X.iloc[test])
-    predicted = time.perf_counter()
+    predicted = clock()
     return {
         "accuracy": float((model.classes_[proba.argmax(axis=1)] == y[test]).mean()),
         "log loss": float(log_loss(y[test], proba, labels=model.classes_)),
@@ -185,10 +186,11 @@ def show_header():
 
 
 def show(table, name, figures):
+    parameters = f"{figures['parameters']:.0f}" if figures["parameters"] else "trees"
     print(
         f"{table:<20}{name:<22}{figures['accuracy']:<10.4f}{figures['log loss']:<10.4f}"
         f"{figures['calibration error']:<12.4f}{figures['fit s']:<8.2f}"
-        f"{figures['predict s']:<11.3f}{figures['parameters']:.0f}",
+        f"{figures['predict s']:<11.3f}{parameters}",
         flush=True,
     )
 
@@ -199,10 +201,10 @@ def arguments():
     parser.add_argument("--tables", nargs="*", help="names, of all")
     parser.add_argument("--models", nargs="*", help="names, TRM first, of all")
     parser.add_argument("--set", default="{}", help="TRM's parameters, as JSON")
-    parser.add_argument("--threads", type=int, help="for torch")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--twin-folds", type=int, default=5, help="of the two twins")
     parser.add_argument("--out", help="append every figure to this file, as JSON lines")
+    add_machine(parser)
     args = parser.parse_args()
     if args.models and "TRM" not in args.models and set(args.models) & set(TWINS):
         parser.error("twins train for as long as TRM did: add it to --models")
@@ -223,6 +225,7 @@ def folds_of(table, y, n_folds):
 def compare(args, table, X, y):
     """Yield each classifier's name and the means of its figures over the folds."""
     folds, seconds = folds_of(table, y, args.folds), []
+    clock = time.process_time if args.own_time else time.perf_counter
     for name, model in contenders(X):
         if args.models and name not in args.models:
             continue
@@ -233,7 +236,7 @@ def compare(args, table, X, y):
             model = clone(model)
             if name in TWINS:
                 model.set_params(max_time=seconds[i])
-            found.append(measure(model, X, y, *fold))
+            found.append(measure(model, X, y, *fold, clock))
         if name == "TRM":
             seconds = [figures["fit s"] for figures in found]
         yield name, {key: np.mean([f[key] for f in found]) for key in found[0]}
@@ -241,8 +244,7 @@ def compare(args, table, X, y):
 
 def main():
     args = arguments()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    prepare(args)
     if args.folder is None or not args.folder.is_dir():
         print("No folder of tables given: scikit-learn's alone.")
         args.folder = None
