@@ -141,7 +141,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     compile : bool or "auto", default="auto"
         Train a network compiled with :func:`torch.compile`, which needs a C++ compiler
         and takes some 20 seconds at first; prediction, too, once a fitted classifier
-        has stepped 10,000 rows. "auto" does not.
+        has stepped many rows. "auto" does not.
     callbacks : list of skorch callbacks, default=None
         Called during training; they are cloned.
     random_state : int, RandomState instance or None, default=None

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from conftest import tiny_solver
 from joblib import Parallel, delayed
 
+from sktrm._device import has_cxx_compiler
 from sktrm._inference import solve
 from sktrm._tries import Choice
 from sktrm.nn import TinyRecursionModel, recursion
@@ -70,6 +71,29 @@ def test_a_trained_model_answers_alike_in_bfloat16(copies, mixer):
     assert (fast.n_steps == plain.n_steps).mean() >= 0.999
 
 
+@pytest.mark.skipif(not has_cxx_compiler(), reason="torch has no C++ compiler here")
+def test_a_trained_model_answers_alike_compiled_in_bfloat16(sudokus):
+    """What is the default with ``symbols`` where a CPU has bfloat16."""
+    X, y = sudokus
+    solver = tiny_solver(
+        symbols="interchangeable",
+        max_epochs=120,
+        batch_size=20,
+        lr=5e-3,
+        augmentation=None,
+        compile=False,
+    )
+    plain = solver.fit(X, y).solve(X, max_steps=4)
+    solver.module_.dtype = torch.bfloat16
+    solver.set_params(compile=True)
+    solver.module_.compile_prediction(torch.as_tensor(solver._encoder.encode_X(X)))
+    fast = solver.solve(X, max_steps=4)
+    assert solver.module_._prediction is not None
+    assert (plain.answers == y).mean() > 0.99  # it was trained
+    assert (fast.answers == plain.answers).mean() >= 0.999
+    assert (fast.n_steps == plain.n_steps).mean() >= 0.999
+
+
 def loss_curve(X, y, **parameters):
     """Mean losses of the epochs in 200 optimiser steps and more."""
     settings = {"hidden_size": 16, "max_epochs": 16, "n_supervision_steps": 1}
@@ -99,12 +123,18 @@ def test_training_does_not_depend_on_the_number_of_threads(sudokus):
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-9)
 
 
-def test_workers_share_the_cores(monkeypatch):
+def threads_after_fit(solver, X, y):
+    solver.fit(X, y)
+    return torch.get_num_threads()
+
+
+def test_workers_share_the_cores(sudokus, monkeypatch):
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     # joblib gives each process its share of the cores, of which torch takes note.
     n_threads = Parallel(n_jobs=2, backend="loky")(
-        delayed(torch.get_num_threads)() for _ in range(2)
+        delayed(threads_after_fit)(tiny_solver(max_epochs=1), *sudokus)
+        for _ in range(2)
     )
     assert sum(n_threads) <= max(2, torch.multiprocessing.cpu_count())
 
