@@ -26,7 +26,6 @@ from _report import (
 
 from sktrm import TRMSolver
 from sktrm.arc import arc_submission, pass_at_k
-from sktrm.augmentation import SymbolPermutation
 from sktrm.datasets import fetch_arc_agi
 
 # Two attempts, public evaluation tasks of ARC-AGI-1 and -2.
@@ -91,21 +90,12 @@ def by_task(answers, task_ids):
     return dict(solutions)
 
 
-def make_solver(args, X, y):
-    """Return the recipe's solver, for the colours that there are to learn from."""
+def make_solver(args):
+    """Return the recipe's solver, for grids of the size that was taken."""
     solver = TRMSolver.from_recipe(f"arc-agi-{args.version}", args.size)
-    colours = np.unique(np.concatenate([grid.ravel() for grid in X + y]))
-    symmetries = [
-        SymbolPermutation(tuple(colours[colours > 0].tolist()))
-        if isinstance(augmentation, SymbolPermutation)
-        else augmentation
-        for augmentation in solver.augmentation
-    ]
+    # A test of few tasks may hold a colour that no demonstration has.
     return solver.set_params(
-        canvas=(args.max_side, args.max_side),
-        augmentation=symmetries,
-        # A test of few tasks may hold a colour that no demonstration has.
-        handle_unknown="ignore",
+        canvas=(args.max_side, args.max_side), handle_unknown="ignore"
     )
 
 
@@ -132,7 +122,7 @@ def run(args):
     if data is None:
         return None
     ((X, y, ids), (X_test, y_test, test_ids)), n_tasks = data
-    solver = make_solver(args, X, y)
+    solver = make_solver(args)
     seconds = train(args, solver, X, y, task_ids=ids)
     about = trained(solver, seconds)
     votes = args.votes or solver._sizes["n_views"]

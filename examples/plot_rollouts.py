@@ -40,7 +40,8 @@ solver.halt_threshold = 0.95
 # %%
 # More tries
 # ----------
-# Only puzzles that are not solved yet are tried again.
+# A row whose try halts, or is accepted by the verifier, is not tried again; a vote
+# takes all tries.
 
 tries = [1, 2, 4, 8]
 chosen = {

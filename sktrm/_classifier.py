@@ -75,7 +75,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         ``dtype="float64"``, since Muon rounds its steps to bfloat16.
     lr : float or "auto", default="auto"
         Largest learning rate. "auto" is 0.002.
-    lr_schedule : {"constant", "linear", "cosine"}, default="cosine"
+    lr_schedule : {"constant", "cosine"}, default="cosine"
         Course of the learning rate after warm-up, over the rows that ``max_epochs``
         will start.
     lr_warmup_steps : int, default=100

@@ -74,7 +74,7 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         with ``dtype="float64"``, since Muon rounds its steps to bfloat16; else AdamW.
     lr : float or "auto", default="auto"
         Largest learning rate. "auto" is 0.002, and 0.004 with ``symbols``.
-    lr_schedule : {"constant", "linear", "cosine"}, default="cosine"
+    lr_schedule : {"constant", "cosine"}, default="cosine"
         Course of the learning rate after warm-up, over the rows that ``max_epochs``
         will start.
     lr_warmup_steps : int, default=100

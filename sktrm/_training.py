@@ -19,7 +19,6 @@ from sktrm.nn.tasks import share_tasks, task_table
 
 LR_SCHEDULES = {
     "constant": lambda progress: 1.0,
-    "linear": lambda progress: 1.0 - progress,
     "cosine": lambda progress: 0.5 + 0.5 * math.cos(math.pi * progress),
 }
 # The halting loss counts half, as in the authors' code.

@@ -117,7 +117,8 @@ def pass_at_k(
     Raises
     ------
     ValueError
-        If a task of the submission has no solution, or another number of tests.
+        If a task of the submission has no solution, another number of tests or not
+        ``k`` attempts at each, or if ``solutions`` is empty.
 
     Examples
     --------
@@ -128,6 +129,8 @@ def pass_at_k(
     """
     if k not in range(1, _N_ATTEMPTS + 1):
         raise ValueError(f"k must be 1 or {_N_ATTEMPTS}, got {k!r}.")
+    if not solutions:
+        raise ValueError("solutions must hold the answers of a task at least.")
     unknown = [task for task in submission if task not in solutions]
     if unknown:
         raise ValueError(f"solutions has no entry for the task {unknown[0]!r}.")
@@ -145,6 +148,8 @@ def _share(tests: Any, answers: Any, k: int, task: str) -> float:
             f"The task {task!r} has {len(answers)} tests, but the submission has "
             f"{len(tests)}."
         )
+    if any(f"attempt_{i}" not in t for t in tests for i in range(1, k + 1)):
+        raise ValueError(f"The task {task!r} has a test without {k} attempts.")
     right = [
         any(np.array_equal(test[f"attempt_{i}"], answer) for i in range(1, k + 1))
         for test, answer in zip(tests, answers, strict=True)

@@ -186,27 +186,25 @@ class SymbolPermutation(Augmentation):
     symbols : sequence of symbols, default=None
         The interchangeable symbols, as they stand in ``X`` and ``y``. None takes all
         symbols that occur in ``y``: a Sudoku's digits, but not the blank. For ARC tasks
-        name the colours, ``range(1, 10)``: the background, 0, keeps its part.
+        name the colours, ``range(1, 10)``: the background, 0, keeps its part. Those
+        that do not occur in ``fit`` are left out; that some do is asked for.
     """
 
     symbols: Sequence[object] | None = None
 
     def check(self, space: TokenSpace) -> None:
-        """Raise ValueError if a symbol does not occur in the task."""
-        for symbol in self.symbols if self.symbols is not None else ():
-            if symbol not in space.token_of:
-                raise ValueError(
-                    f"SymbolPermutation names the symbol {symbol!r}, which occurs "
-                    f"neither in X nor in y."
-                )
+        """Raise ValueError if none of the symbols occurs in the task."""
+        if not self._tokens(space):
+            raise ValueError(
+                f"SymbolPermutation names symbols of which none occurs in X or y: "
+                f"{self.symbols!r}."
+            )
 
     def draw(
         self, n_rows: int, space: TokenSpace, generator: torch.Generator
     ) -> Transform:
         """Draw one permutation of the symbols for each row."""
-        chosen = space.answer_tokens
-        if self.symbols is not None:
-            chosen = tuple(space.token_of[symbol] for symbol in self.symbols)
+        chosen = self._tokens(space)
         tokens = _tokens_on(generator.device, chosen)
         mapping = torch.arange(space.n_tokens, device=generator.device).repeat(
             n_rows, 1
@@ -214,6 +212,13 @@ class SymbolPermutation(Augmentation):
         order = _permutations(n_rows, len(chosen), generator=generator)
         mapping[:, tokens] = tokens[order]
         return Transform(tokens=mapping)
+
+    def _tokens(self, space: TokenSpace) -> tuple[int, ...]:
+        """Return the tokens of the symbols that occur."""
+        if self.symbols is None:
+            return tuple(space.answer_tokens)
+        known = space.token_of
+        return tuple(known[symbol] for symbol in self.symbols if symbol in known)
 
 
 def _one_grid(space: TokenSpace, name: str) -> tuple[int, ...]:

@@ -336,6 +336,10 @@ def test_a_task_counts_by_the_share_of_its_tests():
         pass_at_k(submission, {"b": solutions["b"]})
     with pytest.raises(ValueError, match="'a' has 1 tests, but the submission has 2"):
         pass_at_k(submission, {**solutions, "a": [[[1]]]})
+    with pytest.raises(ValueError, match="'a' has a test without 2 attempts"):
+        pass_at_k({"a": [{"attempt_1": [[1]]}]}, {"a": [[[1]]]})
+    with pytest.raises(ValueError, match="answers of a task at least"):
+        pass_at_k({}, {})
 
 
 def test_the_benchmark_runs_from_files_to_a_submission(tmp_path, capsys):

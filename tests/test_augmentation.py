@@ -255,6 +255,15 @@ def test_translation_says_what_it_needs(translation, space, message):
         translation.check(space)
 
 
+def test_symbols_that_a_task_lacks_are_left_out():
+    """The colours of ARC, say: few tasks hold all of them."""
+    space = TokenSpace((2, 2), 4, {0: 1, 1: 2, 5: 3}, (1, 2, 3))
+    named = SymbolPermutation(range(1, 10))
+    named.check(space)
+    drawn = named.draw(20, space, torch.Generator().manual_seed(0)).tokens
+    assert {tuple(row) for row in drawn.tolist()} == {(0, 1, 2, 3), (0, 1, 3, 2)}
+
+
 COLOURS = SymbolPermutation(range(1, 10))
 
 

@@ -25,6 +25,7 @@ LAYERS = [
         "_progress",
         "_slots",
         "_stepping",
+        "_guarding",
         "_training",
         "_tries",
     },
@@ -52,6 +53,7 @@ NO_ESTIMATORS = {
     "augmentation",
     "_inference",
     "_slots",
+    "_guarding",
     "_training",
 }
 

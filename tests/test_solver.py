@@ -381,7 +381,7 @@ class TestBadInput:
             ({"augmentation": SudokuGroup((3, 3))}, "needs grids of 9 x 9 cells"),
             (
                 {"augmentation": SymbolPermutation([8])},
-                "symbol 8, which occurs neither",
+                "symbols of which none occurs in X or y",
             ),
             ({"early_stopping": True, "validation_fraction": 0.001}, "leaves no row"),
         ],
