@@ -204,6 +204,9 @@ def arguments():
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--twin-folds", type=int, default=5, help="of the two twins")
     parser.add_argument("--out", help="append every figure to this file, as JSON lines")
+    parser.add_argument(
+        "--temperature", action="store_true", help="measure what it does instead"
+    )
     add_machine(parser)
     args = parser.parse_args()
     if args.models and "TRM" not in args.models and set(args.models) & set(TWINS):
@@ -242,17 +245,52 @@ def compare(args, table, X, y):
         yield name, {key: np.mean([f[key] for f in found]) for key in found[0]}
 
 
+def temperatures(args):
+    """Print what the temperature does, which early stopping finds on rows held out."""
+    print(
+        f"{'table':<20}{'temperature':<13}{'log loss':<10}{'at 1':<10}calibration, at 1"
+    )
+    gains = []
+    for table, X, y in chosen(args):
+        train, test = folds_of(table, y, 1)[0]
+        model = TRMClassifier(early_stopping=True, random_state=0)
+        model.fit(X.iloc[train], y[train])
+        temperature, figures = model.temperature_, []
+        for model.temperature_ in (temperature, 1.0):
+            proba = model.predict_proba(X.iloc[test])
+            loss = log_loss(y[test], proba, labels=model.classes_)
+            error = expected_calibration_error(y[test], proba, classes=model.classes_)
+            figures += [loss, error]
+        gains.append(figures)
+        loss, error, plain_loss, plain_error = figures
+        print(
+            f"{table:<20}{temperature:<13.3f}{loss:<10.4f}{plain_loss:<10.4f}"
+            f"{error:.4f}, {plain_error:.4f}",
+            flush=True,
+        )
+    loss, error, plain_loss, plain_error = np.mean(gains, axis=0)
+    print(f"{'mean':<33}{loss:<10.4f}{plain_loss:<10.4f}{error:.4f}, {plain_error:.4f}")
+
+
+def chosen(args):
+    """Yield name, columns and labels of the tables asked for."""
+    for name, X, y in tables(args.folder):
+        if not args.tables or name in args.tables:
+            yield name, X, y
+
+
 def main():
     args = arguments()
     prepare(args)
     if args.folder is None or not args.folder.is_dir():
         print("No folder of tables given: scikit-learn's alone.")
         args.folder = None
+    if args.temperature:
+        temperatures(args)
+        return
     show_header()
     means = {}
-    for table, X, y in tables(args.folder):
-        if args.tables and table not in args.tables:
-            continue
+    for table, X, y in chosen(args):
         for name, figures in compare(args, table, X, y):
             show(table, name, figures)
             means.setdefault(name, []).append(figures)
