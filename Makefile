@@ -65,6 +65,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 13), "the oldest versions need Python 3.11 or 3.12"'
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
 		--editable '.[plot]' pandas polars pytest \

@@ -361,7 +361,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     ) -> "TRMClassifier":
         """Train for one epoch: start every row once, at a constant learning rate.
 
-        Knots and categories are those of the first call.
+        Knots and categories are those of the first call. Nothing is validated, so
+        ``early_stopping`` does not count.
 
         Parameters
         ----------

@@ -397,7 +397,8 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     ) -> "TRMSolver":
         """Train for one epoch: start every row once, at a constant learning rate.
 
-        Rows still in flight at the end go on with the next call.
+        Rows still in flight at the end go on with the next call. Nothing is validated,
+        so ``early_stopping`` does not count.
 
         Parameters
         ----------
