@@ -136,8 +136,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         A torch device; "auto" takes CUDA if there is one, else the CPU.
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
         Working precision. Weights are float32 (float64 with "float64"). "auto" takes
-        float32 on a CPU, where products as small as these gain nothing from bfloat16,
-        and bfloat16 on a GPU that has it.
+        bfloat16 where the machine multiplies matrices faster with it, else float32; and
+        float32 on a CPU for up to 16 columns, where products are too small to gain.
     compile : bool or "auto", default="auto"
         Train a network compiled with :func:`torch.compile`, which needs a C++ compiler
         and takes some 20 seconds at first; prediction, too, once a fitted classifier

@@ -19,6 +19,11 @@ from sktrm._tables import Table, TableEncoder, is_missing
 from sktrm.nn import TinyRecursionModel, build_table_model
 
 
+# On a CPU, products of tables of so many columns gain nothing from bfloat16, and sums in
+# float32 hardly show how many threads made them.
+_NARROW = 16
+
+
 class TableTask(BaseTRM):
     """From tables and parameters to encoded rows and the sizes of a model.
 
@@ -127,14 +132,10 @@ class TableTask(BaseTRM):
         return self._on_device(self._encode(rows.table), rows.labels[:, None], weights)
 
     def _working_dtype(self) -> torch.dtype:
-        # Products this small gain nothing from bfloat16 on a CPU; sums in float32 are
-        # those of any number of threads.
-        on_cpu = self._device.type == "cpu"
-        return (
-            torch.float32
-            if self.dtype == "auto" and on_cpu
-            else (super()._working_dtype())
-        )
+        narrow = self.n_features_in_ <= _NARROW and self._device.type == "cpu"
+        if self.dtype == "auto" and narrow:
+            return torch.float32
+        return super()._working_dtype()
 
     def _make_model(self, generator: torch.Generator) -> TinyRecursionModel:
         """Build a model of the sizes that fit decided on."""

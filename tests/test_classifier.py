@@ -471,10 +471,15 @@ class TestValidation:
         with pytest.raises(ValueError, match="classes must be passed on the first"):
             model.partial_fit(X, y)
 
-    def test_precision_by_default(self, table):
-        """Nothing is gained by less on a CPU."""
-        model = tiny_classifier(dtype="auto", max_epochs=1).fit(*table)
-        assert model.module_.working_dtype == torch.float32
+    @pytest.mark.parametrize(
+        ("n_columns", "dtype"), [(16, torch.float32), (17, torch.bfloat16)]
+    )
+    def test_precision_by_default(self, n_columns, dtype, monkeypatch):
+        """Narrow tables gain nothing by less on a CPU."""
+        monkeypatch.setattr("sktrm._device._bfloat16_speedup", lambda: 2.0)
+        X = np.random.RandomState(0).normal(size=(20, n_columns))
+        model = tiny_classifier(dtype="auto", max_epochs=1).fit(X, X[:, 0] > 0)
+        assert model.module_.working_dtype == dtype
 
 
 class TestInterruption:
