@@ -38,6 +38,8 @@ GENERATED = {
     "n_heads": 16,
     "n_latent_recursions": 1,
     "n_supervision_steps": 2,
+    "batch_size": 64,
+    "lr": 8e-3,
 }
 
 
