@@ -18,7 +18,7 @@ from sktrm._slots import Rows
 from sktrm._tables import Table, TableEncoder, is_missing
 from sktrm.nn import TinyRecursionModel, build_table_model
 
-# On a CPU, products of tables of so many columns gain nothing from bfloat16, and sums in
+# On a CPU, products of so few columns gain nothing from bfloat16, and sums in
 # float32 hardly show how many threads made them.
 _NARROW = 16
 
