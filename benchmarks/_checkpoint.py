@@ -97,7 +97,7 @@ def read_checkpoint(path, device="cpu"):
 
 def check_about(found, about, path):
     """Raise ValueError if a checkpoint is of another training than ``about``."""
-    before = found["about"] or {}
+    before = found.get("about") or {}
     for name, value in (about or {}).items():
         if before.get(name) != value:
             raise ValueError(

@@ -96,15 +96,18 @@ def read_puzzles(args):
     """Return the puzzles to train on, to choose the weights by and to test with."""
     bunch = load_sudoku(args.train)
     easy = bunch.rating <= args.max_rating
+    n_validation = 0 if args.defaults else args.n_validation
     if args.test:
         train = bunch.data[easy], bunch.target[easy]
+        validation = tuple(part[:0] for part in train)
+        if n_validation:
+            train, validation = split(*train, n_validation, args.seed)
         X, y = load_sudoku(args.test, return_X_y=True)
         rows = np.random.RandomState(args.seed).permutation(len(X))[: args.n_test]
-        return *split(*train, args.n_validation, args.seed), (X[rows], y[rows])
+        return train, validation, (X[rows], y[rows])
     (rest, _), (chooses, _) = choosing_part(np.arange(len(easy)), bunch.target)
     rest, chooses = rest[easy[rest]], chooses[easy[chooses]]
     (rest, _), (test, _) = split(rest, bunch.target[rest], args.n_test, args.seed)
-    n_validation = 0 if args.defaults else args.n_validation
     rest = np.concatenate((rest, chooses[n_validation:]))
     parts = rest, chooses[:n_validation], test
     return tuple((bunch.data[rows], bunch.target[rows]) for rows in parts)
@@ -148,7 +151,7 @@ def main():
     n_parameters = sum(p.numel() for p in solver.module_.parameters())
     validation = getattr(solver, "validation_score_", float("nan"))
     print(
-        f"{len(train[0])} puzzles, {seconds:.0f} s, {n_parameters} parameters, "
+        f"{len(train[0])} puzzles, {len(validation[0])} to validate with, {seconds:.0f} s, {n_parameters} parameters, "
         f"validation {validation:.3f}; {len(test[0])} to test with"
     )
     if args.png:

@@ -209,6 +209,8 @@ def arguments():
     )
     add_machine(parser)
     args = parser.parse_args()
+    if args.temperature and (args.models or args.out):
+        parser.error("--temperature prints TRM's alone: leave out --models and --out")
     if args.models and "TRM" not in args.models and set(args.models) & set(TWINS):
         parser.error("twins train for as long as TRM did: add it to --models")
     return args
@@ -254,6 +256,7 @@ def temperatures(args):
     for table, X, y in chosen(args):
         train, test = folds_of(table, y, 1)[0]
         model = TRMClassifier(early_stopping=True, random_state=0)
+        model.set_params(**json.loads(args.set))
         model.fit(X.iloc[train], y[train])
         temperature, figures = model.temperature_, []
         for model.temperature_ in (temperature, 1.0):
