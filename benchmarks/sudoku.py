@@ -149,10 +149,10 @@ def main():
         with open(args.save, "wb") as file:
             pickle.dump(solver, file)
     n_parameters = sum(p.numel() for p in solver.module_.parameters())
-    validation = getattr(solver, "validation_score_", float("nan"))
+    score = getattr(solver, "validation_score_", float("nan"))
     print(
-        f"{len(train[0])} puzzles, {len(validation[0])} to validate with, {seconds:.0f} s, {n_parameters} parameters, "
-        f"validation {validation:.3f}; {len(test[0])} to test with"
+        f"{len(train[0])} puzzles, {seconds:.0f} s, {n_parameters} parameters, "
+        f"validation {score:.3f} of {len(validation[0])}; {len(test[0])} to test with"
     )
     if args.png:
         draw_depth(solver, *test, args.png)

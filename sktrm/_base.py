@@ -20,7 +20,7 @@ from sktrm._device import DTYPES, choose_device, choose_dtype
 from sktrm._optimizers import BETAS, OPTIMIZERS
 from sktrm._progress import CallbackSupportMixin, train_in_tasks
 from sktrm._slots import Rows, Slots
-from sktrm._stepping import Stepping
+from sktrm._stepping import SUDOKU, Stepping
 from sktrm._training import LR_SCHEDULES, DeepSupervisionNet
 from sktrm.augmentation import Augmentation, TokenSpace
 from sktrm.nn import TinyRecursionModel
@@ -31,9 +31,8 @@ _POSITIVE = [Interval(Integral, 1, None, closed="left")]
 _SHARE = [Interval(Real, 0, 1, closed="both")]
 # Compiling takes up to a minute and saves half of the time after that.
 _SECONDS_WORTH_COMPILING = 60.0
-# Numbers in the states of all rows started, for each row in flight: 300 Sudokus by the
-# equivariant network of width 32.
-_NUMBERS_WORTH_COMPILING = 300 * 81 * 9 * 32
+# Sudokus to start for each row in flight.
+_SUDOKUS_A_SLOT_WORTH_COMPILING = 300
 # Beyond this, token mixing costs more than attention, and learns slower on grids.
 _LONGEST_TOKEN_MIXING = 128
 
@@ -283,11 +282,11 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         if self.compile != "auto":
             return bool(self.compile)
         long = self.max_time is None or self.max_time >= _SECONDS_WORTH_COMPILING
-        numbers = n_rows / self._n_slots * math.prod(self.net_.module_.state_shape)
+        as_sudokus = n_rows * math.prod(self.net_.module_.state_shape) / SUDOKU
         return (
             self._gains_from_compiling()
             and long
-            and numbers >= _NUMBERS_WORTH_COMPILING
+            and as_sudokus >= _SUDOKUS_A_SLOT_WORTH_COMPILING * self._n_slots
         )
 
     def _adopt(self, state: dict[str, Tensor]) -> None:
@@ -359,6 +358,9 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
             state.pop("_device")
             state["_weights"] = [_as_arrays(net.module_), _as_arrays(module)]
             state["_steps"] = (net.n_optimizer_steps_, net.n_averaged_)
+        else:  # of a fit that failed
+            state.pop("net_", None)
+            state.pop("_device", None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -340,7 +340,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
             are kept.
         """
         self._validate_params()
-        goes_on = self.warm_start and hasattr(self, "net_")
+        goes_on = self.warm_start and hasattr(self, "module_")
         table, y, weights = self._check_rows(X, y, sample_weight, reset=not goes_on)
         if not goes_on:
             self.classes_ = np.unique(y)
@@ -387,7 +387,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
                 "class_weight='balanced' needs all rows at once; with partial_fit, "
                 "give the weights as a dict."
             )
-        goes_on = hasattr(self, "net_")
+        goes_on = hasattr(self, "module_")
         if not goes_on:
             self.__dict__.pop("classes_", None)  # of a fit that failed
         _check_partial_fit_first_call(self, classes)

@@ -2,6 +2,8 @@
 
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,12 +26,17 @@ def _copied(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-class Divergence(ArithmeticError):
-    """The loss or its gradient is not finite at an optimiser step, counted from 1."""
+class EarlyStop(Exception):
+    """Training ends before ``max_epochs``, because it was asked to."""
 
-    def __init__(self, step: int, figures: str = "") -> None:
+
+class Divergence(ArithmeticError):
+    """What an optimiser step, counted from 1, met or left is not finite."""
+
+    def __init__(self, step: int, figures: str = "", what: str = "loss was") -> None:
         super().__init__(figures)
         self.step = step
+        self.what = what
 
 
 class Guarding:
@@ -88,8 +95,23 @@ class Guarding:
         weights = list(self.module_.parameters())
         with torch.no_grad():
             if not math.isfinite(nn.utils.get_total_norm(weights).item()):
-                what = " or gave weights that are not"
-                raise Divergence(self.n_optimizer_steps_, what)
+                raise Divergence(self.n_optimizer_steps_, what="weights were")
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Train within; whatever ends that, the weights that are left are good."""
+        try:
+            yield
+        except Divergence as error:
+            self._recover(error)
+        except (EarlyStop, KeyboardInterrupt):
+            # Of the last steps, no later one has told.
+            try:
+                self._heed_late()
+                self._check_weights()
+            except Divergence as error:
+                self._recover(error)
+            raise
 
     def _recover(self, error: Divergence) -> None:
         """Go back to the last weights that gave a finite loss, and warn."""
@@ -100,7 +122,7 @@ class Guarding:
             self.slots.release()
             self._begin_guard()
         warnings.warn(
-            f"Training stopped: at optimiser step {error.step} the loss was not "
+            f"Training stopped: at optimiser step {error.step} the {error.what} not "
             f"finite{error}. The weights of step {good} are kept. A lower lr, more "
             f"lr_warmup_steps or a lower max_grad_norm may help.",
             ConvergenceWarning,

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from sktrm._training import DeepSupervisionNet, EarlyStop
+from sktrm._guarding import EarlyStop
+from sktrm._training import DeepSupervisionNet
 
 __all__ = ["CallbackSupportMixin", "train_in_tasks"]
 

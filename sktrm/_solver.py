@@ -370,9 +370,10 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
             are kept.
         """
         self._validate_params()
-        goes_on = self.warm_start and hasattr(self, "net_")
+        goes_on = self.warm_start and hasattr(self, "module_")
         X, y = self._check_X_y(X, y, reset=not goes_on)
         ids = check_task_ids(task_ids, X)
+        self._check_compile(ids)
         X, y, sample_weight, ids = weighing(X, y, sample_weight, ids)
         if not goes_on:
             self._learn_symbols(X, y, task_ids=ids)
@@ -420,9 +421,10 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
             Trained for one more epoch.
         """
         self._validate_params()
-        goes_on = hasattr(self, "net_")
+        goes_on = hasattr(self, "module_")
         X, y = self._check_X_y(X, y, reset=not goes_on)
         ids = check_task_ids(task_ids, X)
+        self._check_compile(ids)
         if not goes_on:
             self._learn_symbols(X, y, classes, ids)
         rows = self._make_rows(X, y, sample_weight, task_ids=ids)

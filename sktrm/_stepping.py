@@ -15,9 +15,10 @@ from sktrm.nn import TinyRecursionModel
 
 # Steps at prediction for each in training: hard rows need them, others halt.
 _DEEPER = 8
-# Numbers in the states of rows whose steps without gradient take as long as compiling
-# them: 10,000 Sudokus by the equivariant network of width 32.
-_NUMBERS_WORTH_COMPILING = 10_000 * 81 * 9 * 32
+# Numbers in the state of a 9x9 Sudoku in the equivariant network of width 32.
+SUDOKU = 81 * 9 * 32
+# As long as compiling takes, so many of their steps take without gradient.
+_SUDOKUS_WORTH_COMPILING = 10_000
 
 
 class Stepping:
@@ -92,7 +93,7 @@ class Stepping:
             worth = self._gains_from_compiling()
         if not worth:
             return math.inf
-        return _NUMBERS_WORTH_COMPILING / math.prod(self.module_.state_shape)
+        return _SUDOKUS_WORTH_COMPILING * SUDOKU / math.prod(self.module_.state_shape)
 
     def _gains_from_compiling(self) -> bool:
         """Tell whether a compiled network is known to be faster."""

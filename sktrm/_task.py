@@ -255,14 +255,6 @@ class GridTask(TaskLearning):
             return 0.0 if plain else 0.5
         return self.depth_curriculum
 
-    def _is_worth_compiling(self, n_rows: int) -> bool:
-        if self._has_tasks and self.compile is True:
-            raise ValueError(
-                "compile must be 'auto' or False with task_ids, got True: rows of the "
-                "embedding are trained outside of the compiled step."
-            )
-        return super()._is_worth_compiling(n_rows)
-
     def _gains_from_compiling(self) -> bool:
         """Tell whether a compiled network is known to be faster."""
         equivariant = "symbols" in self._sizes and self._sizes["mixer"] == "mlp"

@@ -65,6 +65,14 @@ class TaskLearning(BaseTRM):
     rollout_noise: float
     symbols: Any
 
+    def _check_compile(self, task_ids: Any) -> None:
+        """Raise ValueError if tasks are to be trained compiled."""
+        if task_ids is not None and self.compile is True:
+            raise ValueError(
+                "compile must be 'auto' or False with task_ids, got True: rows of the "
+                "embedding are trained outside of the compiled step."
+            )
+
     def _learn_tasks(self, task_ids: np.ndarray | None) -> None:
         """Give numbers to the tasks of the first fit, if there are any."""
         self.__dict__.pop("tasks_", None)

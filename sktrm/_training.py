@@ -11,7 +11,7 @@ from skorch import NeuralNet
 from skorch.callbacks import EpochTimer, PassthroughScoring
 from torch import Tensor, nn
 
-from sktrm._guarding import Divergence, Guarding
+from sktrm._guarding import EarlyStop, Guarding
 from sktrm._inference import Verdict, evaluate
 from sktrm._slots import Rows, SlotBatch, Slots
 from sktrm.nn import StepOutput, answer_loss, halting_loss, is_right
@@ -49,10 +49,6 @@ class SupervisionLoss(nn.Module):
         if weights is None:
             return losses.mean()
         return (weights * losses).sum() / weights.sum()
-
-
-class EarlyStop(Exception):
-    """Training ends before ``max_epochs``, because it was asked to."""
 
 
 class DeepSupervisionNet(Guarding, NeuralNet):
@@ -278,16 +274,12 @@ class DeepSupervisionNet(Guarding, NeuralNet):
     def _run_without_waiting(self, iterator: Any, step_fn: Any) -> None:
         """Train for an epoch; skorch's own loop asks for the loss of each step."""
         losses = []
-        try:
-            for batch in iterator:
-                self.notify("on_batch_begin", batch=batch, training=True)
-                step = step_fn(batch)
-                losses.append(step["loss"])
-                self.history.record_batch("train_batch_size", len(batch.inputs))
-                self.notify("on_batch_end", batch=batch, training=True, **step)
-        except (EarlyStop, KeyboardInterrupt):
-            self._heed_late()  # a bad step must not be overlooked
-            raise
+        for batch in iterator:
+            self.notify("on_batch_begin", batch=batch, training=True)
+            step = step_fn(batch)
+            losses.append(step["loss"])
+            self.history.record_batch("train_batch_size", len(batch.inputs))
+            self.notify("on_batch_end", batch=batch, training=True, **step)
         self._heed_late()
         batches = self.history[-1]["batches"]
         for record, loss in zip(batches, torch.stack(losses).tolist(), strict=True):
@@ -362,11 +354,10 @@ class DeepSupervisionNet(Guarding, NeuralNet):
             self.initialize()
         self.notify("on_train_begin", X=X, y=y)
         try:
-            self.fit_loop(X, y, **fit_params)
+            with self._guarded():
+                self.fit_loop(X, y, **fit_params)
         except EarlyStop:
             pass
-        except Divergence as error:
-            self._recover(error)
         finally:
             self.notify("on_train_end", X=X, y=y)
         return self

@@ -242,12 +242,41 @@ class Spoil(Callback):
                 net.module_.answer_head.weight[0, 0] = math.inf
 
 
+class SpoilAndStop(Callback):
+    """Makes a weight infinite and stops training at once, in one way or the other."""
+
+    def __init__(self, ctrl_c):
+        self.ctrl_c = ctrl_c
+
+    def on_batch_end(self, net, **kwargs):
+        if net.n_optimizer_steps_ == 5:
+            with torch.no_grad():
+                net.module_.answer_head.weight[0, 0] = math.inf
+            if not self.ctrl_c:
+                raise KeyboardInterrupt
+            net.slots.advance = Interrupt.press  # in the next step, which is not done
+            net._guard = lambda *_: None
+
+
+@pytest.mark.parametrize("ctrl_c", [False, True])
+def test_the_last_step_is_looked_at_when_training_is_cut_off(copies, ctrl_c):
+    X, y = copies
+    solver = tiny_solver(callbacks=[SpoilAndStop(ctrl_c)], ema_decay=0.0)
+    with pytest.warns(ConvergenceWarning, match="weights were not finite"):
+        if ctrl_c:
+            with pytest.raises(KeyboardInterrupt):
+                solver.fit(X, y)
+        else:
+            solver.fit(X, y)
+    assert np.isfinite(solver.predict_confidence(X)).all()
+
+
 @pytest.mark.parametrize("validates", [False, True])
 def test_the_last_step_is_looked_at_too(copies, validates):
     X, y = copies
     solver = tiny_solver(callbacks=[("spoil", Spoil())], ema_decay=0.0)
     held_out = {"X_val": X[:20], "y_val": y[:20]} if validates else {}
-    with pytest.warns(ConvergenceWarning, match="gave weights that are not"):
+    with pytest.warns(ConvergenceWarning, match="weights were not finite"):
         solver.fit(X, y, **held_out)
     assert np.isfinite(solver.predict_confidence(X)).all()
 

@@ -22,8 +22,8 @@ _ISOLATED: dict[str, Any] = (
 
 Step = Callable[..., StepOutput]
 
-# One thread at a time compiles for prediction; others meanwhile step without.
-_COMPILING = threading.Lock()
+# One thread at a time compiles; others that predict meanwhile step without.
+_COMPILING = threading.RLock()
 
 
 class CompiledSteps:
@@ -118,7 +118,8 @@ class CompiledSteps:
                 return False
             if _COMPILING.acquire(blocking=False):
                 try:
-                    self.compile_prediction(inputs)
+                    if not self._prediction_fails:  # in another thread, until now
+                        self.compile_prediction(inputs)
                 finally:
                     _COMPILING.release()
         return self._prediction is not None
@@ -178,9 +179,9 @@ def _or_warn() -> Iterator[_Attempt]:
     """Compile within; a failure is noted and a warning, not an error."""
     attempt = _Attempt()
     try:
-        # Else torch, at its limit of code for a function, quietly goes without.
+        # Else torch, at its limit of code for a function, goes without and is silent.
         limited = torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
-        with warnings.catch_warnings(), limited:
+        with _COMPILING, warnings.catch_warnings(), limited:
             # torch's own, of no use to anyone.
             warnings.filterwarnings("ignore", module=r"torch\b")
             yield attempt
