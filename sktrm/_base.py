@@ -358,9 +358,9 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
             state.pop("_device")
             state["_weights"] = [_as_arrays(net.module_), _as_arrays(module)]
             state["_steps"] = (net.n_optimizer_steps_, net.n_averaged_)
-        else:  # of a fit that failed
-            state.pop("net_", None)
-            state.pop("_device", None)
+        else:  # a fit failed
+            for name in ("net_", "_device"):
+                state.pop(name, None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

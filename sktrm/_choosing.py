@@ -40,7 +40,7 @@ class _Asking:
         if np.ndim(verdict) or not isinstance(verdict, bool | np.bool_ | Integral):
             raise ValueError(
                 f"verifier must return True or False for a row, got {verdict!r} at row "
-                f"{row} of X; bool(...) makes one of what is like it."
+                f"{row} of X; wrap the result in bool(...)."
             )
         return bool(verdict)
 

@@ -95,8 +95,8 @@ def save_pretrained(
     """
     if not isinstance(solver, TRMSolver):
         raise TypeError(
-            f"solver must be a TRMSolver, got {type(solver).__name__}: of others, keep "
-            f"a pickle."
+            f"solver must be a TRMSolver, got {type(solver).__name__}: pickle other "
+            f"estimators."
         )
     check_is_fitted(solver)
     if dtype not in _DTYPES:
@@ -256,7 +256,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise ValueError(f"{path} is no whole safetensors file: {error}.") from error
     broken = next((n for n, w in weights.items() if not w.isfinite().all()), None)
     if broken is not None:
-        raise ValueError(f"{path} is broken: {broken} holds numbers that are not.")
+        raise ValueError(
+            f"{path} is broken: {broken} holds values that are not finite."
+        )
     if _ENTRY not in metadata:
         raise ValueError(
             f"{path} holds weights, but no description of a solver: it was not written "

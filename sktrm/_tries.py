@@ -10,9 +10,9 @@ from torch import Tensor
 from sktrm.augmentation import Augmentation, TokenSpace, Transform, compose
 from sktrm.nn import Carry, TinyRecursionModel
 
-# Draws in a row without a new view after which there is taken to be no other: of the
-# 8 views of a square, one that was not seen is missed in 500 draws once in 10**29.
-_FRUITLESS_DRAWS = 500
+# Draws in a row, for each view there is, without a new one, after which there is taken
+# to be no other: the last of them is missed once in e**20 times.
+_FRUITLESS_DRAWS = 20
 
 
 class Tries:
@@ -84,11 +84,11 @@ def draw_views(
     """Draw transforms through which a network sees different questions.
 
     Tokens ``alike`` are exchanged unseen by an equivariant network. Returns fewer than
-    ``n_views`` if there are no more; raises ValueError if there is none.
+    ``n_views`` if no more are found; raises ValueError if there is none.
     """
     seen, views = {_as_seen(Transform(), space, alike)}, list[Transform]()
     n_fruitless = 0
-    while len(views) < n_views and n_fruitless < _FRUITLESS_DRAWS:
+    while len(views) < n_views and n_fruitless < _FRUITLESS_DRAWS * (len(seen) + 1):
         view = compose(augmentations, 1, space, generator)
         shown = _as_seen(view, space, alike)
         n_fruitless += 1

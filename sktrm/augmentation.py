@@ -187,7 +187,7 @@ class SymbolPermutation(Augmentation):
         The interchangeable symbols, as they stand in ``X`` and ``y``. None takes all
         symbols that occur in ``y``: a Sudoku's digits, but not the blank. For ARC tasks
         name the colours, ``range(1, 10)``: the background, 0, keeps its part. Those
-        that do not occur in ``fit`` are left out; that some do is asked for.
+        that do not occur in ``fit`` are left out; at least one must occur.
     """
 
     symbols: Sequence[object] | None = None

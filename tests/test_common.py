@@ -135,7 +135,7 @@ class TestBeyondTheChecks:
         X = np.random.RandomState(0).randint(4, size=(60, 5))
         y = X[:, 0] if estimator is TRMClassifier else X
         # The solver's "auto" may be bfloat16, which shows how many threads there are.
-        dtype = "float32" if estimator is TRMSolver else "auto"
+        dtype = "float64" if estimator is TRMSolver else "auto"
         instance = estimator(**SMALL).set_params(
             max_epochs=3, random_state=0, dtype=dtype
         )

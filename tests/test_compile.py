@@ -13,6 +13,7 @@ from conftest import tiny_solver
 
 from sktrm import TRMSolver
 from sktrm._device import has_cxx_compiler
+from sktrm._stepping import SUDOKU
 from sktrm.nn.blocks import weights_cast_once
 
 
@@ -26,8 +27,8 @@ def losses(X, y, **parameters):
 
 def worth_compiling(n_rows, solver, monkeypatch):
     """Let prediction be compiled after so many rows."""
-    numbers = n_rows * math.prod(solver.module_.state_shape)
-    monkeypatch.setattr("sktrm._stepping._NUMBERS_WORTH_COMPILING", numbers)
+    sudokus = n_rows * math.prod(solver.module_.state_shape) / SUDOKU
+    monkeypatch.setattr("sktrm._stepping._SUDOKUS_WORTH_COMPILING", sudokus)
 
 
 @pytest.mark.skipif(not has_cxx_compiler(), reason="torch has no C++ compiler here")
@@ -214,7 +215,7 @@ def test_other_threads_do_not_wait_for_the_compiler(sudokus, monkeypatch):
                     target=lambda: meanwhile.append(solver.predict(X))
                 )
                 thread.start()
-                thread.join()
+                thread.join(timeout=60)
             raise RuntimeError("no compiler")
 
         return call
@@ -224,6 +225,7 @@ def test_other_threads_do_not_wait_for_the_compiler(sudokus, monkeypatch):
     solver.set_params(compile=True)
     with pytest.warns(UserWarning, match="Could not compile the network"):
         assert (solver.predict(X) == expected).all()
+    assert len(meanwhile) == 1
     assert (meanwhile[0] == expected).all()
 
 

@@ -107,7 +107,7 @@ def test_tuples_are_symbols_beside_cells_that_are_not_scored():
     assert labels[0, 0] == labels[1, 1] != labels[0, 1]
 
 
-def test_one_ragged_grid_is_enough(copies):
+def test_one_ragged_grid_is_enough():
     """The other has weight zero, and is as if it were not there."""
     grids = [np.zeros((2, 2), int), np.ones((3, 3), int)]
     solver = tiny_solver(max_epochs=1).fit(grids, grids, sample_weight=[1, 0])

@@ -51,7 +51,7 @@ def test_answers_of_another_size_can_be_shown(copies):
     assert display.changed()[0].all()
 
 
-def test_answers_whose_size_changes_can_be_shown(monkeypatch):
+def test_answers_whose_size_changes_can_be_shown():
     """All cells of an answer of another size than the one before are new."""
     display = RecursionDisplay(
         np.array([[1, 2]]),
