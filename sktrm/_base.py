@@ -202,7 +202,7 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         if n_epochs and self._is_worth_compiling(len(rows) * n_epochs):
             inputs = rows.inputs.new_zeros(self._n_slots, *rows.inputs.shape[1:])
             net.compile_module(inputs, validates=held_out is not None)
-        else:
+        elif n_epochs:
             net.step_eagerly()
         net.begin(len(rows) * n_epochs if n_epochs else None)
 
@@ -358,9 +358,8 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
             state.pop("_device")
             state["_weights"] = [_as_arrays(net.module_), _as_arrays(module)]
             state["_steps"] = (net.n_optimizer_steps_, net.n_averaged_)
-        else:  # a fit failed
-            for name in ("net_", "_device"):
-                state.pop(name, None)
+        else:
+            state.pop("net_", None)  # of a fit that failed
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

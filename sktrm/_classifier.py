@@ -140,8 +140,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         float32 on a CPU for up to 16 columns, where products are too small to gain.
     compile : bool or "auto", default="auto"
         Train a network compiled with :func:`torch.compile`, which needs a C++ compiler
-        and takes some 20 seconds at first; prediction, too, once a fitted classifier
-        has stepped many rows. "auto" does not.
+        and takes some 20 seconds at first; prediction, too, once stepping has taken
+        about as long. "auto" does not, and :meth:`partial_fit` compiles nothing.
     callbacks : list of skorch callbacks, default=None
         Called during training; they are cloned.
     random_state : int, RandomState instance or None, default=None

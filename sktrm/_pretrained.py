@@ -256,9 +256,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         raise ValueError(f"{path} is no whole safetensors file: {error}.") from error
     broken = next((n for n, w in weights.items() if not w.isfinite().all()), None)
     if broken is not None:
-        raise ValueError(
-            f"{path} is broken: {broken} holds values that are not finite."
-        )
+        raise ValueError(f"{path} is broken: not all values of {broken} are finite.")
     if _ENTRY not in metadata:
         raise ValueError(
             f"{path} holds weights, but no description of a solver: it was not written "

@@ -156,12 +156,12 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     compile : bool or "auto", default="auto"
         Train a network compiled with :func:`torch.compile`, which needs a C++ compiler
         and takes up to a minute at first. "auto" does so with ``symbols`` and token
-        mixing on a CPU, where training then takes half the time, if it will last: of
-        9x9 Sudokus at width 32 at least 300 rows for each of ``batch_size``, all epochs
-        together, of smaller networks and grids more, and no ``max_time`` below a
-        minute. Prediction, too, is compiled once a fitted solver has stepped 10,000
-        such rows, those that take several steps counted for each. :meth:`partial_fit`
-        trains without.
+        mixing on a CPU, where training then takes half the time, if training will take
+        longer than compiling: for 9x9 Sudokus at width 32, from 300 rows for each of
+        ``batch_size`` on, all epochs together, and with no ``max_time`` below a minute.
+        Prediction is compiled, too, once stepping has taken about as long as compiling
+        will: for these Sudokus after 10,000 steps of rows. :meth:`partial_fit` compiles
+        nothing.
     callbacks : list of skorch callbacks, default=None
         Called during training; they are cloned.
     random_state : int, RandomState instance or None, default=None
