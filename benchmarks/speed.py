@@ -13,10 +13,11 @@ import argparse
 import copy
 import multiprocessing
 import platform
-import resource
+import re
 import statistics
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -109,7 +110,8 @@ class Eager:
         self.module = copy.deepcopy(net.module_)  # copies are not compiled
         self.module.dtype = None
         self.criterion = net.criterion_
-        self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4)
+        parameters = [{"params": list(self.module.parameters())}]
+        self.optimizer = type(net.optimizer_)(parameters, lr=1e-4)
         self.device = torch.device(ours.inputs.device).type
         self.carry = None
 
@@ -245,7 +247,7 @@ def contenders(name, args):
 
 
 def peak_memory(name, contender, args):
-    """Peak megabytes of a fresh process that takes three training steps."""
+    """Peak megabytes of a fresh process that takes three training steps (Linux)."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         return pool.apply(_peak, (name, contender, args))
@@ -259,7 +261,9 @@ def _peak(name, contender, args):
         chosen.train()
     if args.device != "cpu":
         return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    # What getrusage says includes the memory of the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1e3
 
 
 def measure(name, args, rate):
