@@ -227,9 +227,10 @@ def contenders(name, args):
     estimator, _, sizes = CASES[name]
     ours = partial(Ours, CASES[name], args.batch_size, args.device)
     found = {"ours": ours, "eager": lambda: Eager(ours())}
-    if isinstance(estimator, TRMSolver) and estimator.symbols is not None:
-        found = {"ours, compiled": partial(ours, compile=True), **found}
-    elif args.reference and isinstance(estimator, TRMSolver):
+    if not isinstance(estimator, TRMSolver):
+        return found
+    found = {"ours, compiled": partial(ours, compile=True), **found}
+    if args.reference and estimator.symbols is None:
         for dtype in ("float32", "bfloat16"):
             for compiled in (False, True):
                 mode = f"authors, {dtype}{', compiled' if compiled else ''}"
