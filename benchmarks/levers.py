@@ -63,24 +63,14 @@ class WinnerSolver(TRMSolver):
         return net
 
 
-class LinearNet(training.DeepSupervisionNet):
-    """The learning rate falls along a line after its warm-up."""
-
-    def _set_lr(self):
-        warmup = min(1.0, (self.n_optimizer_steps_ + 1) / self.lr_warmup_steps)
-        share = warmup * (1 - self._progress())
-        for group in self.optimizer_.param_groups:
-            group["lr"] = self.lr * share
-        return share
+training.LR_SCHEDULES["linear"] = lambda progress: 1 - progress
 
 
 class LinearSolver(TRMSolver):
     """A linear schedule instead of the cosine."""
 
-    def _make_net(self, model, slots):
-        net = super()._make_net(model, slots)
-        net.__class__ = LinearNet
-        return net
+    def _loop_parameters(self):
+        return {**super()._loop_parameters(), "lr_schedule": "linear"}
 
 
 OLDER = {"optimizer": "adamw", "depth_curriculum": 0}  # the defaults before

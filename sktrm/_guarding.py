@@ -4,7 +4,6 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from sktrm._asynchronous import LateGuard
 from sktrm._slots import Slots
+from sktrm.nn import TinyRecursionModel
 
 # Optimiser steps between copies of weights that are known to give a finite loss.
 SNAPSHOT_EVERY = 16
@@ -46,8 +46,8 @@ class Guarding:
     average. Where no step waits for the device, what happened is learned of later.
     """
 
-    module_: Any
-    average_: list[Any]
+    module_: TinyRecursionModel
+    average_: list[TinyRecursionModel]
     asynchronous: bool
     n_optimizer_steps_: int
     slots: Slots

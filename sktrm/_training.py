@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Iterator
 from time import perf_counter
-from typing import Any, cast
+from typing import Any
 
 import torch
 from skorch import NeuralNet
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sktrm._guarding import EarlyStop, Guarding
 from sktrm._inference import Verdict, evaluate
 from sktrm._slots import Rows, SlotBatch, Slots
-from sktrm.nn import StepOutput, answer_loss, halting_loss, is_right
+from sktrm.nn import StepOutput, TinyRecursionModel, answer_loss, halting_loss, is_right
 from sktrm.nn.tasks import share_tasks, task_table
 
 LR_SCHEDULES = {
@@ -157,9 +157,9 @@ class DeepSupervisionNet(Guarding, NeuralNet):
         self._begin_guard()
 
     @property
-    def predictor_(self) -> nn.Module:
+    def predictor_(self) -> TinyRecursionModel:
         """The module to predict with now: the average, if there is one."""
-        return cast(nn.Module, self.average_[0] if self.average_ else self.module_)
+        return self.average_[0] if self.average_ else self.module_
 
     def final_state(self) -> dict[str, Tensor]:
         """Return a copy of the weights to predict with: the best, else the last."""
@@ -205,8 +205,10 @@ class DeepSupervisionNet(Guarding, NeuralNet):
         decay = min(self.ema_decay, (1 + n) / (10 + n)) if n else 0.0
         for average in self.average_:
             with torch.no_grad():
-                weights = list(self.module_.parameters())
-                torch._foreach_lerp_(list(average.parameters()), weights, 1 - decay)
+                weights: list[Tensor] = list(self.module_.parameters())
+                averages: list[Tensor] = list(average.parameters())
+                # One call for all; torch has no public one.
+                torch._foreach_lerp_(averages, weights, 1 - decay)
             self.n_averaged_ += 1
 
     def _clip(self) -> Tensor:
@@ -234,12 +236,12 @@ class DeepSupervisionNet(Guarding, NeuralNet):
         if not self.module_.is_compiled_for(len(inputs)):
             self.module_.compile_step(inputs, depths)
         if validates and self.module_.is_compiled_for(len(inputs)) and len(inputs) > 1:
-            self.predictor_.compile_prediction(inputs)  # type: ignore[operator]
+            self.predictor_.compile_prediction(inputs)
 
     def step_eagerly(self) -> None:
         """Train and validate without compiling, whatever was compiled before."""
         for module in (self.module_, self.predictor_):
-            module.step_eagerly()  # type: ignore[operator]
+            module.step_eagerly()
 
     def _progress(self) -> float:
         """Return the share of the training that is over, by rows or by time."""
@@ -291,7 +293,7 @@ class DeepSupervisionNet(Guarding, NeuralNet):
         predictor = self.predictor_.eval()
         predictor.n_deep_recursions = self.full_depth_
         verdict = evaluate(
-            predictor,  # type: ignore[arg-type]
+            predictor,
             rows.inputs,
             rows.labels,
             rows.weights,
