@@ -15,7 +15,7 @@ from sktrm import TRMSolver
 from sktrm import _training as training
 from sktrm._tries import Tries
 from sktrm.datasets import load_sudoku, make_sudoku
-from sktrm.nn import Carry, StepOutput
+from sktrm.nn import Carry, StepOutput, TinyRecursionModel
 
 N_STARTS = 4
 
@@ -73,6 +73,25 @@ class LinearSolver(TRMSolver):
         return {**super()._loop_parameters(), "lr_schedule": "linear"}
 
 
+class DampedModel(TinyRecursionModel):
+    """Each call goes half of the way: fixed points stay, oscillations die down."""
+
+    def latent_recursion(self, x, y, z):
+        """Update z n times, then y, each by the mean of old and new."""
+        for _ in range(self.n_latent_recursions):
+            z = (z + self.net(x + y + z)) / 2
+        return Carry((y + self.net(y + z)) / 2, z)
+
+
+class DampedSolver(TRMSolver):
+    """A stabilised residual: averaged (Krasnoselskii-Mann) iterations."""
+
+    def _make_model(self, generator):
+        model = super()._make_model(generator)
+        model.__class__ = DampedModel
+        return model
+
+
 OLDER = {"optimizer": "adamw", "depth_curriculum": 0}  # the defaults before
 # Class, parameters, and how to predict.
 LEVERS = {
@@ -81,6 +100,8 @@ LEVERS = {
     "full depth": (TRMSolver, {"depth_curriculum": 0}, {}),
     "AdamW, full depth": (TRMSolver, OLDER, {}),
     "Muon, 8e-3": (TRMSolver, {"lr": 8e-3, "depth_curriculum": 0}, {}),
+    "damped": (DampedSolver, {}, {}),
+    "larger steps": (TRMSolver, {"batch_size": 64, "lr": 8e-3}, {}),
     "winner of 4 starts": (WinnerSolver, {"batch_size": 8, **OLDER}, {}),
     "the same, 4 tries": (None, {}, {"n_rollouts": N_STARTS}),
     "batches of 16": (TRMSolver, {"batch_size": 16, **OLDER}, {}),

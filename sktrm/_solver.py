@@ -155,13 +155,14 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         bfloat16 where the machine multiplies matrices faster with it, else float32.
     compile : bool or "auto", default="auto"
         Train a network compiled with :func:`torch.compile`, which needs a C++ compiler
-        and takes up to a minute at first. "auto" does so with ``symbols`` and token
-        mixing on a CPU, where training then takes half the time, if training will take
-        longer than compiling: for 9x9 Sudokus at width 32, from 300 rows for each of
-        ``batch_size`` on, all epochs together, and with no ``max_time`` below a minute.
-        Prediction is compiled, too, once stepping has taken about as long as compiling
-        will: for these Sudokus after 10,000 steps of rows. :meth:`partial_fit` compiles
-        nothing.
+        and takes up to a minute at first. "auto" does so with token mixing on a CPU,
+        where training then takes half the time with ``symbols`` and four fifths
+        without, if that saves more than compiling takes: with ``symbols``, for 9x9
+        Sudokus at width 32, from 300 rows for each of ``batch_size`` on, all epochs
+        together, and with no ``max_time`` below a minute; without, at width 128, from
+        350 and two and a half minutes on. Prediction is compiled, too, once stepping
+        has taken about as long as compiling will: for the first of these after 10,000
+        steps of rows. :meth:`partial_fit` compiles nothing.
     callbacks : list of skorch callbacks, default=None
         Called during training; they are cloned.
     random_state : int, RandomState instance or None, default=None

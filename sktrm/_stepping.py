@@ -16,7 +16,8 @@ from sktrm.nn import TinyRecursionModel
 # Steps at prediction for each in training: hard rows need them, others halt.
 _DEEPER = 8
 # Numbers in the state of a 9x9 Sudoku in the equivariant network of width 32.
-SUDOKU = 81 * 9 * 32
+SUDOKU_WIDTH = 32
+SUDOKU = 81 * 9 * SUDOKU_WIDTH
 # As long as compiling takes, so many of their steps take without gradient.
 _SUDOKUS_WORTH_COMPILING = 10_000
 
@@ -88,16 +89,17 @@ class Stepping:
 
     def _compile_after(self) -> float:
         """Return after how many rows stepped in prediction to compile that, too."""
-        worth = self.compile
-        if worth == "auto":
-            worth = self._gains_from_compiling()
-        if not worth:
+        saved = 0.5 * bool(self.compile)
+        if self.compile == "auto":
+            saved = self._saved_by_compiling()
+        if not saved:
             return math.inf
-        return _SUDOKUS_WORTH_COMPILING * SUDOKU / math.prod(self.module_.state_shape)
+        as_sudokus = math.prod(self.module_.state_shape) / SUDOKU
+        return _SUDOKUS_WORTH_COMPILING / (as_sudokus * 2 * saved)
 
-    def _gains_from_compiling(self) -> bool:
-        """Tell whether a compiled network is known to be faster."""
-        return False
+    def _saved_by_compiling(self) -> float:
+        """Return the share of a step's time that compiling is known to save."""
+        return 0.0
 
     def _steps_at_most(self) -> int:
         """Return ``max_steps``, or what stands for "auto"."""
