@@ -35,6 +35,7 @@ TEST_SEED = 10**6
 # is free in a question may be path in the answer, and nothing else changes.
 GENERATED = {
     "symbols": (" ", "o"),
+    "mixer": "convolution",
     "n_heads": 16,
     "n_latent_recursions": 1,
     "n_supervision_steps": 2,

@@ -62,7 +62,16 @@ _PAPER_ARC = {
     "task_lr": 0.01,
 }
 _SMALL_SUDOKU = {"symbols": "interchangeable"}
-_SMALL_MAZE = {"hidden_size": 64, "mixer": "attention", "augmentation": None}
+# What is free in a question may be path in the answer, and nothing else changes.
+_SMALL_MAZE = {
+    "symbols": (" ", "o"),
+    "mixer": "convolution",
+    "n_heads": 8,
+    "n_latent_recursions": 1,
+    "n_supervision_steps": 8,
+    "batch_size": 16,
+    "augmentation": None,
+}
 _SMALL_ARC = {
     "hidden_size": 64,
     "mixer": "attention",

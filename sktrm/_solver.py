@@ -35,16 +35,19 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     n_layers : int, default=2
         Blocks of the tiny network.
     n_heads : int, default=4
-        Heads of attention, and of token mixing with ``symbols``; must divide
+        Heads of attention, and of matrices between cells; must divide
         ``hidden_size``.
     expansion : float or "auto", default="auto"
         Width of the SwiGLU layers relative to their input. Two thirds of it are used,
         rounded up to a multiple of 256; with ``symbols``, that of the ReLU layers.
         "auto" is 4, as in [1]_, and 2 with ``symbols``.
-    mixer : {"auto", "attention", "mlp"}, default="auto"
+    mixer : {"auto", "attention", "mlp", "convolution"}, default="auto"
         How cells exchange information: self-attention, or token mixing: a SwiGLU along
         the sequence, and with ``symbols`` a learned matrix for each head. "auto" takes
         token mixing for grids of one size with at most 128 cells, attention otherwise.
+        "convolution", with ``symbols``, are matrices that only know how two cells of a
+        grid lie to each other: for tasks with the same rule at every place, as mazes
+        have, whose cells are often more than there are rows to learn from.
     positions : {"rope", "learned", "none"}, default="rope"
         Positions for attention. Token mixing knows positions by itself; with it,
         "learned" still adds embeddings and "rope" does nothing.

@@ -19,7 +19,7 @@ from sktrm._slots import Rows
 from sktrm._tasks import TaskLearning
 from sktrm.augmentation import Augmentation, TokenSpace, find_symmetries
 from sktrm.nn import TinyRecursionModel, build_equivariant, build_task_model
-from sktrm.nn.blocks import POSITIONS
+from sktrm.nn.blocks import EQUIVARIANT_MIXERS, POSITIONS
 
 
 class GridTask(TaskLearning):
@@ -34,6 +34,7 @@ class GridTask(TaskLearning):
             Interval(Real, 0, None, closed="neither"),
             StrOptions({"auto"}),
         ],
+        "mixer": [StrOptions({"auto", *EQUIVARIANT_MIXERS})],
         "positions": [StrOptions(set(POSITIONS))],
         "depth_curriculum": [
             Interval(Real, 0, 1, closed="left"),
@@ -98,6 +99,8 @@ class GridTask(TaskLearning):
         fixed = self._encoder.x_shape is not None
         ragged = self.mixer == "auto" and not fixed
         mixer = "attention" if ragged else self._choose_mixer(self._encoder.length)
+        if mixer == "convolution" and (self.symbols is None or not fixed):
+            raise ValueError("mixer='convolution' needs symbols and grids of one size.")
         hidden_size, expansion = self.hidden_size, self.expansion
         if hidden_size == "auto":
             hidden_size = 128 if self.symbols is None else 32
@@ -121,7 +124,10 @@ class GridTask(TaskLearning):
                 space = self._space()
                 return self._task_sizes(sizes, space, self._augmentations(space))
             return sizes
-        return {**sizes, "symbols": self._symbol_tokens()}
+        sizes["symbols"] = self._symbol_tokens()
+        if mixer == "convolution":
+            sizes["grid"] = self._encoder.x_shape
+        return sizes
 
     def _symbol_tokens(self) -> tuple[int, ...]:
         """Return the tokens of the interchangeable symbols."""
@@ -258,7 +264,7 @@ class GridTask(TaskLearning):
     def _saved_by_compiling(self) -> float:
         """Return the share of a step's time that compiling is known to save."""
         can = self._device.type == "cpu" and has_cxx_compiler()
-        if not can or self._has_tasks or self._sizes["mixer"] != "mlp":
+        if not can or self._has_tasks or self._sizes["mixer"] == "attention":
             return 0.0
         return 0.5 if "symbols" in self._sizes else 0.2
 

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import tiny_solver
 
 from sktrm.nn import build_equivariant
+from sktrm.nn.equivariant import ConvolutionMixer
 from sktrm.nn.recursion import TinyRecursionModel
 
 N_TOKENS, LENGTH = 9, 12
@@ -46,7 +48,12 @@ def permutation_of(symbols, seed):
 
 @pytest.mark.parametrize(
     ("mixer", "positions"),
-    [("mlp", "none"), ("attention", "rope"), ("attention", "learned")],
+    [
+        ("mlp", "none"),
+        ("convolution", "none"),
+        ("attention", "rope"),
+        ("attention", "learned"),
+    ],
 )
 @pytest.mark.parametrize(
     "symbols", [list(range(1, N_TOKENS)), [8, 1], *random_subsets(4)]
@@ -71,6 +78,43 @@ def test_model_is_exactly_equivariant(mixer, positions, symbols):
     assert one.halt_logit.std() > 0
 
 
+def test_convolution_is_torch_s():
+    """With zeros outside, and a kernel that fades with distance."""
+    generator = torch.Generator().manual_seed(0)
+    mixer = ConvolutionMixer(1, 1, (3, 5), generator)
+    row, column = torch.meshgrid(
+        torch.arange(-2, 3), torch.arange(-4, 5), indexing="ij"
+    )
+    fades = (1 + torch.hypot(row.float(), column.float())) ** -2
+    fades *= 10 / fades.square().sum().sqrt()
+    values = torch.randn(2, 1, 3, 5, generator=generator)
+    expected = F.conv2d(values, (fades * mixer.weight)[None], padding=(2, 4))
+    (matrix,) = mixer.cast(torch.float32)
+    torch.testing.assert_close(values.flatten(1) @ matrix.T, expected.flatten(1))
+
+
+def test_convolution_has_one_gradient_for_all_places():
+    """Not rounded on the way: many small terms would be lost in bfloat16."""
+    mixer = ConvolutionMixer(1, 1, (20, 20), torch.Generator().manual_seed(0))
+    mixer.cast(torch.bfloat16).float().sum().backward()
+    n_places = torch.outer(*[20 - torch.arange(-19, 20).abs()] * 2)
+    torch.testing.assert_close(mixer.weight.grad[0], n_places * mixer.decay)
+
+
+def test_convolution_needs_grids_of_one_size_and_symbols(sudokus):
+    X, y = sudokus
+    how = {"mixer": "convolution", "max_epochs": 1}
+    solver = tiny_solver(symbols="interchangeable", **how).fit(X, y)
+    assert solver.module_.net[0].mixer.weight.shape == (2, 7, 7)
+    sequences = X.reshape(len(X), -1), y.reshape(len(y), -1)
+    solver.fit(*sequences)
+    assert solver.module_.net[0].mixer.weight.shape == (2, 31)
+    with pytest.raises(ValueError, match="needs symbols and grids of one size"):
+        tiny_solver(**how).fit(X, y)
+    with pytest.raises(ValueError, match="needs symbols and grids of one size"):
+        solver.fit([X[0], X[1, :3]], [y[0], y[1, :3]])
+
+
 def test_symbols_kept_apart_are_told_apart():
     model = model_for([1, 2, 3], "mlp")
     inputs = torch.ones(1, LENGTH, dtype=torch.long)
@@ -87,7 +131,7 @@ def test_the_recursion_is_the_same_code():
     assert type(model_for([1, 2], "mlp")) is TinyRecursionModel
 
 
-@pytest.mark.parametrize("mixer", ["mlp", "attention"])
+@pytest.mark.parametrize("mixer", ["mlp", "convolution", "attention"])
 def test_trained_solver_answers_a_renamed_puzzle_alike(sudokus, mixer):
     X, y = sudokus
     solver = tiny_solver(

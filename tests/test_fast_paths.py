@@ -18,14 +18,16 @@ from sktrm.nn.equivariant import build_equivariant
 def small_model(kind):
     sizes = {"n_tokens": 5, "length": 6, "hidden_size": 16, "n_heads": 2}
     generator = torch.Generator().manual_seed(0)
-    if kind == "equivariant":
-        symbols = [1, 2, 3]
-        return build_equivariant(**sizes, symbols=symbols, generator=generator).double()
+    if kind in ("equivariant", "convolution"):
+        sizes |= {"symbols": [1, 2, 3]}
+        if kind == "convolution":
+            sizes |= {"mixer": kind, "grid": (2, 3)}
+        return build_equivariant(**sizes, generator=generator).double()
     model = TinyRecursionModel.build(**sizes, mixer=kind, generator=generator)
     return model.double()
 
 
-@pytest.mark.parametrize("kind", ["mlp", "attention", "equivariant"])
+@pytest.mark.parametrize("kind", ["mlp", "attention", "equivariant", "convolution"])
 def test_rows_stepped_in_parts_are_rows_stepped_together(kind, monkeypatch):
     model = small_model(kind)
     inputs = torch.arange(7 * 6).reshape(7, 6) % 5

@@ -1,7 +1,7 @@
 """The parts of the two-layer network: norms, SwiGLU, mixers, blocks."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MIXERS = ("attention", "mlp")
+EQUIVARIANT_MIXERS = (*MIXERS, "convolution")
 POSITIONS = ("rope", "learned", "none")
 NORM_EPS = 1e-5
 ROPE_BASE = 10_000.0
@@ -59,11 +60,15 @@ class Weighted(nn.Module):
     def weight_as(self, h: Tensor) -> Tensor:
         """Return the weight in the precision of ``h``."""
         if torch.compiler.is_compiling():  # the code must not depend on other threads
-            return self.weight.to(h.dtype)
+            return self.cast(h.dtype)
         cast = self._cast  # read once: another thread's step may end meanwhile
         if cast is not None and cast.dtype == h.dtype:
             return cast
-        return self.weight.to(h.dtype)
+        return self.cast(h.dtype)
+
+    def cast(self, dtype: torch.dtype) -> Tensor:
+        """Return what to multiply with."""
+        return self.weight.to(dtype)
 
 
 class Linear(Weighted):
@@ -94,14 +99,11 @@ def weights_cast_once(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
     Otherwise each of the T(n + 1) calls of the network would cast them anew.
     """
-    layers = [
-        m
-        for m in module.modules()
-        # A weight that needs no cast is a parameter, and would be registered once more.
-        if isinstance(m, Weighted) and m.weight.dtype != dtype
-    ]
+    layers = [m for m in module.modules() if isinstance(m, Weighted)]
     for layer in layers:
-        layer._cast = layer.weight.to(dtype)
+        cast = layer.cast(dtype)
+        # What needs no cast is the parameter, and would be registered once more.
+        layer._cast = None if cast is layer.weight else cast
     try:
         yield
     finally:
@@ -295,10 +297,16 @@ class TinyNetwork(nn.Sequential):
         return cls(*(make_block() for _ in range(n_layers)))
 
 
-def check_sizes(hidden_size: int, n_heads: int, mixer: str, positions: str) -> None:
+def check_sizes(
+    hidden_size: int,
+    n_heads: int,
+    mixer: str,
+    positions: str,
+    mixers: Sequence[str] = MIXERS,
+) -> None:
     """Raise ValueError if the sizes or choices of a network do not fit together."""
-    if mixer not in MIXERS:
-        raise ValueError(f"mixer must be one of {sorted(MIXERS)}, got {mixer!r}.")
+    if mixer not in mixers:
+        raise ValueError(f"mixer must be one of {sorted(mixers)}, got {mixer!r}.")
     if positions not in POSITIONS:
         raise ValueError(
             f"positions must be one of {sorted(POSITIONS)}, got {positions!r}."

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sktrm.nn.blocks import (
+    EQUIVARIANT_MIXERS,
     Attention,
     AttentionMixer,
     Linear,
@@ -22,6 +23,11 @@ from sktrm.nn.blocks import (
     truncated_normal,
 )
 from sktrm.nn.recursion import TinyRecursionModel
+
+# How fast weights of a convolution fall with distance; mazes of the generator chose it.
+_DECAY = 2
+# Cells of a grid in which matrices of any entry are learned well at the usual rates.
+_LEARNED_WELL = 100
 
 
 class EquivariantEmbedding(nn.Module):
@@ -90,19 +96,21 @@ class HeadMixer(Weighted):
         n_heads: int,
         length: int,
         generator: torch.Generator | None = None,
+        *,
+        weight_shape: Sequence[int] | None = None,
     ) -> None:
+        shape = (length, length) if weight_shape is None else weight_shape
         super().__init__(
-            truncated_normal(
-                n_heads, length, length, std=length**-0.5, generator=generator
-            )
+            truncated_normal(n_heads, *shape, std=length**-0.5, generator=generator)
         )
+        self.n_heads = n_heads
         self.value = Linear(hidden_size, hidden_size, generator=generator)
         self.out = Linear(hidden_size, hidden_size, generator=generator)
 
     def forward(self, h: Tensor) -> Tensor:
         """Mix ``h`` (batch, length, n_symbols, hidden_size) along its length."""
         batch, length, n_symbols, hidden_size = h.shape
-        n_heads = len(self.weight)
+        n_heads = self.n_heads
         heads = (n_heads, hidden_size // n_heads)
         values = self.value(h).view(batch, length, n_symbols, *heads)
         # (n_heads, length, batch * n_symbols * head_size)
@@ -111,6 +119,49 @@ class HeadMixer(Weighted):
         mixed = mixed.view(n_heads, length, batch, n_symbols, -1)
         mixed = mixed.permute(2, 1, 3, 0, 4).reshape(h.shape)
         return rms_norm(h + self.out(mixed))
+
+
+class ConvolutionMixer(HeadMixer):
+    """The same where a matrix knows of two cells only how they lie to each other.
+
+    An entry depends on the offset between two cells of a grid, so that what is learned
+    at one place holds at every other: a convolution with zeros outside of the grid and
+    a kernel that reaches from every cell to every other. Offsets count, and learn, the
+    less the farther they are; else a step of the optimiser, which moves all of them
+    alike, would be too large for grids of many cells.
+    """
+
+    offset: Tensor
+    decay: Tensor
+
+    def __init__(
+        self,
+        hidden_size: int,
+        n_heads: int,
+        grid: Sequence[int],
+        generator: torch.Generator | None = None,
+    ) -> None:
+        n_offsets = [2 * side - 1 for side in grid]
+        super().__init__(
+            hidden_size, n_heads, _LEARNED_WELL, generator, weight_shape=n_offsets
+        )
+        offset, distance = torch.zeros((), dtype=torch.int64), torch.zeros(())
+        cells = torch.meshgrid(*(torch.arange(side) for side in grid), indexing="ij")
+        for where, n in zip(cells, n_offsets, strict=True):
+            where = where.flatten()
+            offset = offset * n + (where - where[:, None] + n // 2)
+            distance = distance[..., None] + (torch.arange(n) - n // 2).square()
+        decay = (1 + distance.sqrt()) ** -_DECAY
+        decay *= math.sqrt(_LEARNED_WELL) / torch.linalg.vector_norm(decay)
+        self.register_buffer("offset", offset, persistent=False)
+        self.register_buffer("decay", decay, persistent=False)
+
+    def cast(self, dtype: torch.dtype) -> Tensor:
+        """Return the matrices (n_heads, length, length)."""
+        kernel = (self.decay * self.weight).flatten(1)
+        spread = kernel.index_select(1, self.offset.flatten())
+        # A weight stands in many places: their gradients are not summed in bfloat16.
+        return spread.view(-1, *self.offset.shape).to(dtype)
 
 
 class SymbolwiseAttention(nn.Module):
@@ -220,12 +271,17 @@ def build_equivariant(
     expansion: float = 2.0,
     mixer: str = "mlp",
     positions: str = "rope",
+    grid: Sequence[int] | None = None,
     n_latent_recursions: int = 6,
     n_deep_recursions: int = 3,
     generator: torch.Generator | None = None,
 ) -> TinyRecursionModel:
-    """Build a model that is equivariant under permutations of ``symbols`` (tokens)."""
-    check_sizes(hidden_size, n_heads, mixer, positions)
+    """Build a model that is equivariant under permutations of ``symbols`` (tokens).
+
+    ``grid`` is the shape of which the ``length`` cells are, for ``"convolution"``; else
+    they are a sequence.
+    """
+    check_sizes(hidden_size, n_heads, mixer, positions, mixers=EQUIVARIANT_MIXERS)
     if hidden_size % n_heads:
         raise ValueError(
             f"hidden_size must be a multiple of n_heads, got "
@@ -235,6 +291,8 @@ def build_equivariant(
     def make_mixer() -> nn.Module:
         if mixer == "mlp":
             return HeadMixer(hidden_size, n_heads, length, generator)
+        if mixer == "convolution":
+            return ConvolutionMixer(hidden_size, n_heads, grid or (length,), generator)
         rope = positions == "rope"
         attention = Attention(
             hidden_size, n_heads, length, rope=rope, generator=generator
