@@ -100,7 +100,10 @@ class GridTask(TaskLearning):
         ragged = self.mixer == "auto" and not fixed
         mixer = "attention" if ragged else self._choose_mixer(self._encoder.length)
         if mixer == "convolution" and (self.symbols is None or not fixed):
-            raise ValueError("mixer='convolution' needs symbols and grids of one size.")
+            raise ValueError(
+                "mixer='convolution' needs symbols and grids of one size; "
+                "mixer='attention' does not."
+            )
         hidden_size, expansion = self.hidden_size, self.expansion
         if hidden_size == "auto":
             hidden_size = 128 if self.symbols is None else 32

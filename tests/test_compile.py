@@ -46,6 +46,37 @@ def test_compiled_training_is_the_plain_one(sudokus):
     assert list(compiled.net_.module_.state_dict()) == list(plain.module_.state_dict())
 
 
+@pytest.mark.parametrize(("n_rows", "sizes"), [(12, [4, 4, 4]), (14, [14])])
+def test_compiled_steps_take_parts_of_one_size(sudokus, monkeypatch, n_rows, sizes):
+    """Those the caches hold, if the rows can be dealt so; else all of them."""
+    seen = []
+
+    def compile_(step, **options):
+        def counting(inputs, *args):
+            seen.append(len(inputs))
+            return step(inputs, *args)
+
+        return counting
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    inputs = torch.as_tensor(sudokus[0][:n_rows].reshape(n_rows, -1))
+    solver = tiny_solver(symbols="interchangeable", max_epochs=1, dtype="float64")
+    model = solver.fit(*sudokus).net_.module_
+    monkeypatch.setattr(model, "_rows_at_once", lambda device: 5)
+    results = []
+    for compiled in (False, True):
+        if compiled:
+            model.compile_step(inputs)
+            seen.clear()
+        model.zero_grad()
+        output = model(inputs)
+        (output.answer_logits.square().sum() + output.halt_logit.sum()).backward()
+        grads = [p.grad.clone() for p in model.parameters()]
+        results.append((*output.carry, *output[1:], grads))
+    assert seen == sizes
+    torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.skipif(not has_cxx_compiler(), reason="torch has no C++ compiler here")
 def test_compiled_prediction_is_the_plain_one_for_any_number_of_rows(
     sudokus, monkeypatch

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sktrm.nn.state import Carry, StepOutput
+from sktrm.nn.state import Carry, StepOutput, join_rows, split_rows
 
 # Else torch counts the models of a process together and soon gives up compiling.
 _ISOLATED: dict[str, Any] = (
@@ -37,6 +37,7 @@ class CompiledSteps:
     _step: Step
     initial_carry: Callable[[int], Carry]
     zero_grad: Callable[..., None]
+    _rows_at_once: Callable[[torch.device], int]
 
     # Rows to step without gradient before that is compiled, too.
     compile_after: float = math.inf
@@ -100,12 +101,21 @@ class CompiledSteps:
         if fresh is None:
             fresh = torch.zeros(n_rows, dtype=torch.bool, device=inputs.device)
         if not inputs.is_cuda:
-            return step(inputs, carry, task_ids, fresh)
+            n_parts = self._even_parts(n_rows, inputs.device)
+            parts = split_rows(n_parts, inputs, carry, task_ids, fresh)
+            steps = [step(*part) for part in parts]
+            return steps[0] if n_parts == 1 else join_rows(steps)
         begin: Callable[[], None] = torch.compiler.cudagraph_mark_step_begin
         begin()
         output = step(inputs, carry, task_ids, fresh)
         # The next replay writes where this one did.
         return output._replace(carry=Carry(*(s.clone() for s in output.carry)))
+
+    def _even_parts(self, n_rows: int, device: torch.device) -> int:
+        """Return in how many parts of one size, for one code, to step ``n_rows``."""
+        fewest = math.ceil(n_rows / self._rows_at_once(device))
+        sizes = (n for n in range(fewest, 2 * fewest) if n_rows % n == 0)
+        return next(sizes, 1)
 
     def _predicts_compiled(self, inputs: Tensor) -> bool:
         """Tell whether to predict these compiled, and compile if it is time to."""
