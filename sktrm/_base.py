@@ -20,7 +20,7 @@ from sktrm._device import DTYPES, choose_device, choose_dtype
 from sktrm._optimizers import BETAS, OPTIMIZERS
 from sktrm._progress import CallbackSupportMixin, train_in_tasks
 from sktrm._slots import Rows, Slots
-from sktrm._stepping import SUDOKU, SUDOKU_WIDTH, Stepping
+from sktrm._stepping import Stepping
 from sktrm._training import LR_SCHEDULES, DeepSupervisionNet
 from sktrm.augmentation import Augmentation, TokenSpace
 from sktrm.nn import TinyRecursionModel
@@ -201,7 +201,8 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
             net.n_iter_no_change = self.n_iter_no_change
         if n_epochs and self._is_worth_compiling(len(rows) * n_epochs):
             inputs = rows.inputs.new_zeros(self._n_slots, *rows.inputs.shape[1:])
-            net.compile_module(inputs, validates=held_out is not None)
+            validates = held_out is not None and self._may_predict_compiled()
+            net.compile_module(inputs, validates)
         elif n_epochs:
             net.step_eagerly()
         net.begin(len(rows) * n_epochs if n_epochs else None)
@@ -285,9 +286,8 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         seconds = math.inf if self.max_time is None else self.max_time
         if not saved or seconds * saved < _SECONDS_WORTH_COMPILING:
             return False
-        shape = self.net_.module_.state_shape
-        cost = n_rows * math.prod(shape) * shape[-1] / (SUDOKU * SUDOKU_WIDTH)
-        return cost * 2 * saved >= _SUDOKUS_A_SLOT_WORTH_COMPILING * self._n_slots
+        as_sudokus = n_rows * self._sudokus_a_row(self.net_.module_)
+        return as_sudokus * 2 * saved >= _SUDOKUS_A_SLOT_WORTH_COMPILING * self._n_slots
 
     def _adopt(self, state: dict[str, Tensor]) -> None:
         """Make ``module_`` a model with the weights ``state``."""

@@ -47,10 +47,12 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         token mixing for grids of one size with at most 128 cells, attention otherwise.
         "convolution", with ``symbols``, are matrices that only know how two cells of a
         grid lie to each other: for tasks with the same rule at every place, as mazes
-        have, whose cells are often more than there are rows to learn from.
+        have, whose cells are often more than there are rows to learn from. Grids must
+        then be given as such, (n, H, W), not as rows of their cells.
     positions : {"rope", "learned", "none"}, default="rope"
         Positions for attention. Token mixing knows positions by itself; with it,
-        "learned" still adds embeddings and "rope" does nothing.
+        "learned" still adds embeddings and "rope" does nothing. So it is with
+        convolution, which "learned" would tell one place from another.
     n_prefix_tokens : int, default=0
         Learned tokens before the grid: scratch space, from the first of which the
         halting head reads.
@@ -158,14 +160,14 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         bfloat16 where the machine multiplies matrices faster with it, else float32.
     compile : bool or "auto", default="auto"
         Train a network compiled with :func:`torch.compile`, which needs a C++ compiler
-        and takes up to a minute at first. "auto" does so with token mixing on a CPU,
+        and takes up to a minute at first. "auto" does so without attention on a CPU,
         where training then takes half the time with ``symbols`` and four fifths
         without, if that saves more than compiling takes: with ``symbols``, for 9x9
         Sudokus at width 32, from 300 rows for each of ``batch_size`` on, all epochs
         together, and with no ``max_time`` below a minute; without, at width 128, from
-        350 and two and a half minutes on. Prediction is compiled, too, once stepping
-        has taken about as long as compiling will: for the first of these after 10,000
-        steps of rows. :meth:`partial_fit` compiles nothing.
+        210 and two and a half minutes on. Prediction by token mixing with ``symbols``
+        is compiled, too, once stepping has taken about as long as compiling will: for
+        these Sudokus after 10,000 steps of rows. :meth:`partial_fit` compiles nothing.
     callbacks : list of skorch callbacks, default=None
         Called during training; they are cloned.
     random_state : int, RandomState instance or None, default=None

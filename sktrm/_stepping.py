@@ -16,8 +16,7 @@ from sktrm.nn import TinyRecursionModel
 # Steps at prediction for each in training: hard rows need them, others halt.
 _DEEPER = 8
 # Numbers in the state of a 9x9 Sudoku in the equivariant network of width 32.
-SUDOKU_WIDTH = 32
-SUDOKU = 81 * 9 * SUDOKU_WIDTH
+SUDOKU = 81 * 9 * 32
 # As long as compiling takes, so many of their steps take without gradient.
 _SUDOKUS_WORTH_COMPILING = 10_000
 
@@ -89,16 +88,26 @@ class Stepping:
 
     def _compile_after(self) -> float:
         """Return after how many rows stepped in prediction to compile that, too."""
-        saved = 0.5 * bool(self.compile)
-        if self.compile == "auto":
-            saved = self._saved_by_compiling()
-        if not saved:
+        if not self._may_predict_compiled():
             return math.inf
-        as_sudokus = math.prod(self.module_.state_shape) / SUDOKU
-        return _SUDOKUS_WORTH_COMPILING / (as_sudokus * 2 * saved)
+        return _SUDOKUS_WORTH_COMPILING / self._sudokus_a_row(self.module_)
+
+    def _sudokus_a_row(self, model: TinyRecursionModel) -> float:
+        """Return the cost of a row in Sudokus in the equivariant network."""
+        return math.prod(model.state_shape) / SUDOKU
+
+    def _may_predict_compiled(self) -> bool:
+        """Decide on ``compile`` for predictions that are long enough."""
+        if self.compile == "auto":
+            return self._gains_from_compiling()
+        return bool(self.compile)
+
+    def _gains_from_compiling(self) -> bool:
+        """Tell whether compiled prediction is known to be much faster."""
+        return False
 
     def _saved_by_compiling(self) -> float:
-        """Return the share of a step's time that compiling is known to save."""
+        """Return the share of a training step's time that compiling saves."""
         return 0.0
 
     def _steps_at_most(self) -> int:

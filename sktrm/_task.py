@@ -1,5 +1,6 @@
 """What a solver learns of its task before it trains: symbols, sizes, symmetries."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -99,16 +100,13 @@ class GridTask(TaskLearning):
         fixed = self._encoder.x_shape is not None
         ragged = self.mixer == "auto" and not fixed
         mixer = "attention" if ragged else self._choose_mixer(self._encoder.length)
-        if mixer == "convolution" and (self.symbols is None or not fixed):
-            raise ValueError(
-                "mixer='convolution' needs symbols and grids of one size; "
-                "mixer='attention' does not."
-            )
         hidden_size, expansion = self.hidden_size, self.expansion
         if hidden_size == "auto":
             hidden_size = 128 if self.symbols is None else 32
         if expansion == "auto":
             expansion = 4.0 if self.symbols is None else 2.0
+        if mixer == "convolution":
+            self._check_convolution()
         sizes = {
             "n_tokens": self._encoder.vocabulary.n_tokens,
             "length": self._encoder.length,
@@ -129,8 +127,19 @@ class GridTask(TaskLearning):
             return sizes
         sizes["symbols"] = self._symbol_tokens()
         if mixer == "convolution":
-            sizes["grid"] = self._encoder.x_shape
+            sizes["grid"] = self._encoder.x_canvas
         return sizes
+
+    def _check_convolution(self) -> None:
+        """Raise ValueError if there is no grid with offsets between its cells."""
+        encoder = self._encoder
+        ragged = encoder.x_shape is None or encoder.y_shape is None
+        one_grid = math.prod(encoder.x_canvas) == encoder.length
+        if self.symbols is None or ragged or not one_grid:
+            raise ValueError(
+                "mixer='convolution' needs symbols, and questions and answers on one "
+                "grid; mixer='attention' does not."
+            )
 
     def _symbol_tokens(self) -> tuple[int, ...]:
         """Return the tokens of the interchangeable symbols."""
@@ -265,11 +274,23 @@ class GridTask(TaskLearning):
         return self.depth_curriculum
 
     def _saved_by_compiling(self) -> float:
-        """Return the share of a step's time that compiling is known to save."""
+        """Return the share of a training step's time that compiling saves."""
         can = self._device.type == "cpu" and has_cxx_compiler()
         if not can or self._has_tasks or self._sizes["mixer"] == "attention":
             return 0.0
         return 0.5 if "symbols" in self._sizes else 0.2
+
+    def _sudokus_a_row(self, model: TinyRecursionModel) -> float:
+        """Return the cost of a row in Sudokus in the equivariant network."""
+        # A number costs more without symbols: eight times as much at width 128.
+        more = 1.0 if "symbols" in self._sizes else model.state_shape[-1] / 16
+        return more * super()._sudokus_a_row(model)
+
+    def _gains_from_compiling(self) -> bool:
+        """Tell whether compiled prediction is known to be much faster."""
+        # A tenth without symbols; and compiled code spreads a kernel at every call.
+        gains = "symbols" in self._sizes and self._sizes["mixer"] == "mlp"
+        return gains and self._saved_by_compiling() > 0
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -13,7 +13,6 @@ from conftest import tiny_solver
 
 from sktrm import TRMSolver
 from sktrm._device import has_cxx_compiler
-from sktrm._stepping import SUDOKU
 from sktrm.nn.blocks import weights_cast_once
 
 
@@ -27,7 +26,7 @@ def losses(X, y, **parameters):
 
 def worth_compiling(n_rows, solver, monkeypatch):
     """Let prediction be compiled after so many rows."""
-    sudokus = n_rows * math.prod(solver.module_.state_shape) / SUDOKU
+    sudokus = (n_rows - 0.5) * solver._sudokus_a_row(solver.module_)
     monkeypatch.setattr("sktrm._stepping._SUDOKUS_WORTH_COMPILING", sudokus)
 
 
@@ -46,9 +45,9 @@ def test_compiled_training_is_the_plain_one(sudokus):
     assert list(compiled.net_.module_.state_dict()) == list(plain.module_.state_dict())
 
 
-@pytest.mark.parametrize(("n_rows", "sizes"), [(12, [4, 4, 4]), (14, [14])])
+@pytest.mark.parametrize(("n_rows", "sizes"), [(12, [4] * 3), (14, [7, 7]), (7, [7])])
 def test_compiled_steps_take_parts_of_one_size(sudokus, monkeypatch, n_rows, sizes):
-    """Those the caches hold, if the rows can be dealt so; else all of them."""
+    """Those the caches hold, if the rows can be dealt so; else larger ones."""
     seen = []
 
     def compile_(step, **options):
@@ -204,10 +203,13 @@ def test_copies_of_a_compiled_model_are_not_bound_to_it(sudokus, monkeypatch):
         ({"symbols": [1, 2], "max_time": 30.0}, 10**7, False),
         ({"symbols": [1, 2], "mixer": "attention"}, 10**7, False),
         ({"symbols": [1, 2], "compile": False}, 10**7, False),
-        # Without symbols a fifth is saved, not half; here a row has 16 * 32 numbers.
-        ({}, 10**7, True),
-        ({}, 16 * 750 * 81 * 9 * 32 // 512, True),
-        ({}, 16 * 750 * 81 * 9 * 32 // 512 - 1, False),
+        ({"symbols": [1, 2], "hidden_size": 64}, 16 * 300 * 729 // 64, True),
+        ({"symbols": [1, 2], "hidden_size": 64}, 16 * 300 * 729 // 64 - 1, False),
+        # Without symbols a fifth is saved, not half, of rows that cost more.
+        ({}, 16 * 375 * 81 * 9 * 32 // 512, True),
+        ({}, 16 * 375 * 81 * 9 * 32 // 512 - 1, False),
+        ({"hidden_size": 64}, 16 * 750 * 81 * 9 * 32 // (4 * 1024) + 1, True),
+        ({"hidden_size": 64}, 16 * 750 * 81 * 9 * 32 // (4 * 1024), False),
         ({"max_time": 149.0}, 10**7, False),
         ({"max_time": 150.0}, 10**7, True),
         ({"mixer": "attention"}, 10**7, False),
@@ -222,6 +224,24 @@ def test_what_is_worth_compiling(sudokus, monkeypatch, parameters, n_rows, worth
     solver._sizes = {**solver._model_sizes()}
     solver.net_.module_ = solver._make_model(torch.Generator())
     assert solver._is_worth_compiling(n_rows) == worth
+
+
+@pytest.mark.parametrize(
+    ("parameters", "n_rows"),
+    [
+        # 10,000 Sudokus of 9 x 9; here a row has 16 * 4 * 32 numbers.
+        ({"symbols": "interchangeable"}, 10_000 * 81 * 9 * 32 / 2048),
+        ({"symbols": "interchangeable", "mixer": "convolution"}, math.inf),
+        ({"symbols": "interchangeable", "mixer": "attention"}, math.inf),
+        ({"symbols": "interchangeable", "compile": False}, math.inf),
+        ({}, math.inf),
+    ],
+    ids=str,
+)
+def test_when_prediction_is_worth_compiling(sudokus, monkeypatch, parameters, n_rows):
+    monkeypatch.setattr("sktrm._task.has_cxx_compiler", lambda: True)
+    solver = tiny_solver(max_epochs=1).set_params(**parameters).fit(*sudokus)
+    assert solver._compile_after() == pytest.approx(n_rows)
 
 
 def test_what_is_compiled_follows_the_parameter(sudokus, monkeypatch):
@@ -266,9 +286,18 @@ def test_other_threads_do_not_wait_for_the_compiler(sudokus, monkeypatch):
     assert (meanwhile[0] == expected).all()
 
 
-@pytest.mark.parametrize("mixer", ["mlp", "attention"])
-@pytest.mark.parametrize("symbols", [None, "interchangeable"])
-def test_training_compiles_nothing_anew(sudokus, mixer, symbols):
+@pytest.mark.parametrize(
+    ("mixer", "symbols"),
+    [
+        ("mlp", None),
+        ("attention", None),
+        ("mlp", "interchangeable"),
+        ("convolution", "interchangeable"),
+        ("attention", "interchangeable"),
+    ],
+)
+@pytest.mark.parametrize("n_parts", [1, 4])
+def test_training_compiles_nothing_anew(sudokus, monkeypatch, mixer, symbols, n_parts):
     """Neither for the states that a step returns, nor when others predict."""
     torch._dynamo.reset()
     X, y = sudokus
@@ -281,6 +310,7 @@ def test_training_compiles_nothing_anew(sudokus, mixer, symbols):
     solver = tiny_solver(max_epochs=1, symbols=symbols, mixer=mixer, dtype="bfloat16")
     solver.fit(X, y)
     module, inputs = solver.net_.module_, solver.net_.slots.data[0][:16]
+    monkeypatch.setattr(module, "_rows_at_once", lambda device: 16 / n_parts)
     with pytest.MonkeyPatch.context() as patch:
         compile_ = torch.compile
         patch.setattr(torch, "compile", lambda step, **_: compile_(step, backend=count))

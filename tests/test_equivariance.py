@@ -108,11 +108,24 @@ def test_convolution_needs_grids_of_one_size_and_symbols(sudokus):
     assert solver.module_.net[0].mixer.weight.shape == (2, 7, 7)
     sequences = X.reshape(len(X), -1), y.reshape(len(y), -1)
     solver.fit(*sequences)
-    assert solver.module_.net[0].mixer.weight.shape == (2, 31)
-    with pytest.raises(ValueError, match="needs symbols and grids of one size"):
+    # Three axes: no matrix for Muon.
+    assert solver.module_.net[0].mixer.weight.shape == (2, 1, 31)
+    larger = np.pad(y, [(0, 0), (1, 0), (0, 1)])  # the grid is the answer's then
+    assert solver.fit(X, larger).predict(X).shape == larger.shape
+    message = "needs symbols, and questions and answers on one grid"
+    with pytest.raises(ValueError, match=message):
         tiny_solver(**how).fit(X, y)
-    with pytest.raises(ValueError, match="needs symbols and grids of one size"):
-        solver.fit([X[0], X[1, :3]], [y[0], y[1, :3]])
+    for questions, answers in (
+        ([X[0], X[1, :3]], [y[0], y[1, :3]]),
+        (X, [y[0], *y[1:, :3]]),
+        (X[:, 0], sequences[1]),
+    ):
+        with pytest.raises(ValueError, match=message):
+            solver.fit(questions, answers)
+    with pytest.raises(
+        ValueError, match=r"grid must have 12 cells, got shape \(3, 3\)"
+    ):
+        build_equivariant(n_tokens=9, symbols=[1, 2], length=LENGTH, grid=(3, 3))
 
 
 def test_symbols_kept_apart_are_told_apart():

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -114,8 +115,11 @@ class CompiledSteps:
     def _even_parts(self, n_rows: int, device: torch.device) -> int:
         """Return in how many parts of one size, for one code, to step ``n_rows``."""
         fewest = math.ceil(n_rows / self._rows_at_once(device))
-        sizes = (n for n in range(fewest, 2 * fewest) if n_rows % n == 0)
-        return next(sizes, 1)
+        # A few more than the caches ask for, else as many fewer as need be.
+        for n_parts in chain(range(fewest, 2 * fewest), range(fewest - 1, 0, -1)):
+            if n_rows % n_parts == 0:
+                return n_parts
+        return 1
 
     def _predicts_compiled(self, inputs: Tensor) -> bool:
         """Tell whether to predict these compiled, and compile if it is time to."""

@@ -141,6 +141,8 @@ class ConvolutionMixer(HeadMixer):
         grid: Sequence[int],
         generator: torch.Generator | None = None,
     ) -> None:
+        # A sequence is a grid of one line: a weight with three axes, as Muon leaves it.
+        grid = (1, *grid) if len(grid) == 1 else grid
         n_offsets = [2 * side - 1 for side in grid]
         super().__init__(
             hidden_size, n_heads, _LEARNED_WELL, generator, weight_shape=n_offsets
@@ -287,12 +289,15 @@ def build_equivariant(
             f"hidden_size must be a multiple of n_heads, got "
             f"hidden_size={hidden_size} and n_heads={n_heads}."
         )
+    grid = (length,) if grid is None else grid
+    if math.prod(grid) != length:
+        raise ValueError(f"grid must have {length} cells, got shape {tuple(grid)}.")
 
     def make_mixer() -> nn.Module:
         if mixer == "mlp":
             return HeadMixer(hidden_size, n_heads, length, generator)
         if mixer == "convolution":
-            return ConvolutionMixer(hidden_size, n_heads, grid or (length,), generator)
+            return ConvolutionMixer(hidden_size, n_heads, grid, generator)
         rope = positions == "rope"
         attention = Attention(
             hidden_size, n_heads, length, rope=rope, generator=generator
