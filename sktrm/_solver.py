@@ -165,9 +165,9 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         without, if that saves more than compiling takes: with ``symbols``, for 9x9
         Sudokus at width 32, from 300 rows for each of ``batch_size`` on, all epochs
         together, and with no ``max_time`` below a minute; without, at width 128, from
-        210 and two and a half minutes on. Prediction by token mixing with ``symbols``
-        is compiled, too, once stepping has taken about as long as compiling will: for
-        these Sudokus after 10,000 steps of rows. :meth:`partial_fit` compiles nothing.
+        210 and two and a half minutes on. Prediction with ``symbols`` is compiled,
+        too, once stepping has taken about as long as compiling will: for these Sudokus
+        after 10,000 steps of rows. :meth:`partial_fit` compiles nothing.
     callbacks : list of skorch callbacks, default=None
         Called during training; they are cloned.
     random_state : int, RandomState instance or None, default=None
