@@ -101,6 +101,23 @@ def test_convolution_has_one_gradient_for_all_places():
     torch.testing.assert_close(mixer.weight.grad[0], n_places * mixer.decay)
 
 
+def test_convolution_does_at_every_place_what_it_learned_at_some():
+    """To mark the cell to the right of a sign; free matrices learn places by heart."""
+    row, column = np.divmod(np.random.RandomState(0).permutation(25), 5)
+    X = np.zeros((25, 5, 6), dtype=int)
+    X[np.arange(25), row, column] = 2
+    y = X.copy()
+    y[np.arange(25), row, column + 1] = 1
+    unseen = {}
+    for mixer in ("convolution", "mlp"):
+        solver = tiny_solver(symbols=[0, 1], mixer=mixer, max_epochs=80, lr=0.02)
+        solver.set_params(batch_size=15, augmentation=None).fit(X[:15], y[:15])
+        assert solver.score(X[:15], y[:15]) == 1
+        unseen[mixer] = solver.score(X[15:], y[15:])
+    assert unseen["convolution"] > 0.8
+    assert unseen["mlp"] < 0.2
+
+
 def test_convolution_needs_grids_of_one_size_and_symbols(sudokus):
     X, y = sudokus
     how = {"mixer": "convolution", "max_epochs": 1}
