@@ -42,7 +42,7 @@ solver = TRMSolver(
     n_latent_recursions=1,
     n_supervision_steps=2,
     lr=8e-3,
-    max_epochs=6,
+    max_epochs=12,
     random_state=0,
 ).fit(X_train, y_train)
 answers = solver.predict(X_test)
