@@ -99,12 +99,9 @@ class Stepping:
     def _may_predict_compiled(self) -> bool:
         """Decide on ``compile`` for predictions that are long enough."""
         if self.compile == "auto":
-            return self._gains_from_compiling()
+            # What saves a fifth of a training step saves a tenth of these.
+            return self._saved_by_compiling() >= 0.5
         return bool(self.compile)
-
-    def _gains_from_compiling(self) -> bool:
-        """Tell whether compiled prediction is known to be much faster."""
-        return False
 
     def _saved_by_compiling(self) -> float:
         """Return the share of a training step's time that compiling saves."""

@@ -286,11 +286,6 @@ class GridTask(TaskLearning):
         more = 1.0 if "symbols" in self._sizes else model.state_shape[-1] / 16
         return more * super()._sudokus_a_row(model)
 
-    def _gains_from_compiling(self) -> bool:
-        """Tell whether compiled prediction is known to be much faster."""
-        # Without symbols, it gains a tenth.
-        return "symbols" in self._sizes and self._saved_by_compiling() > 0
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True

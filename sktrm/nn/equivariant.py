@@ -262,6 +262,24 @@ class EquivariantHaltHead(nn.Module):
         return logit.squeeze(-1)
 
 
+def _make_mixer(
+    mixer: str,
+    hidden_size: int,
+    n_heads: int,
+    grid: Sequence[int],
+    rope: bool,
+    generator: torch.Generator | None,
+) -> nn.Module:
+    """Return what mixes along the cells."""
+    if mixer == "convolution":
+        return ConvolutionMixer(hidden_size, n_heads, grid, generator)
+    length = math.prod(grid)
+    if mixer == "mlp":
+        return HeadMixer(hidden_size, n_heads, length, generator)
+    attention = Attention(hidden_size, n_heads, length, rope=rope, generator=generator)
+    return SymbolwiseAttention(AttentionMixer(attention))
+
+
 def build_equivariant(
     *,
     n_tokens: int,
@@ -293,20 +311,10 @@ def build_equivariant(
     if math.prod(grid) != length:
         raise ValueError(f"grid must have {length} cells, got shape {tuple(grid)}.")
 
-    def make_mixer() -> nn.Module:
-        if mixer == "mlp":
-            return HeadMixer(hidden_size, n_heads, length, generator)
-        if mixer == "convolution":
-            return ConvolutionMixer(hidden_size, n_heads, grid, generator)
-        rope = positions == "rope"
-        attention = Attention(
-            hidden_size, n_heads, length, rope=rope, generator=generator
-        )
-        return SymbolwiseAttention(AttentionMixer(attention))
-
     def make_block() -> EquivariantBlock:
+        rope = positions == "rope"
         return EquivariantBlock(
-            make_mixer(),
+            _make_mixer(mixer, hidden_size, n_heads, grid, rope, generator),
             Linear(hidden_size, hidden_size, generator=generator),
             FeedForward(hidden_size, max(1, round(expansion * hidden_size)), generator),
         )
