@@ -69,7 +69,8 @@ def choose(arc, args):
 
 def read(args):
     """Return rows to learn from, rows to answer, and the tasks judged."""
-    arc = fetch_arc_agi(args.version, data_home=args.data_home)
+    concept = args.size == "paper"  # ConceptARC is among its training tasks
+    arc = fetch_arc_agi(args.version, concept=concept, data_home=args.data_home)
     evaluation, training = choose(arc, args)
     is_judged = np.isin(arc.task_ids, evaluation) & arc.is_test
     is_learned = np.isin(arc.task_ids, [*evaluation, *training]) & ~is_judged

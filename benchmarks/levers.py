@@ -25,16 +25,16 @@ class WinnerNet(training.DeepSupervisionNet):
 
     def train_step(self, batch, **fit_params):
         """One supervision step from every start of every row."""
-        n_rows, n_starts = len(batch.inputs), len(self.starts)
-        starts = Carry(*(torch.cat(s) for s in zip(*self.starts, strict=True)))
-        carry = batch.carry
-        if carry is None:
-            carry = Carry(*(s.expand(n_rows, *s.shape) for s in starts))
-        else:
-            fresh = batch.fresh.view(-1, *[1] * starts.y.dim())
-            carry = Carry(
-                *(torch.where(fresh, s, c) for s, c in zip(starts, carry, strict=True))
-            )
+        n_rows, n_starts = len(batch.inputs), len(self.tries)
+        starts = [
+            self.tries.start(self.module_, k, batch.inputs) for k in range(n_starts)
+        ]
+        # (n_rows, n_starts, ...)
+        carry = Carry(*(torch.stack(s, dim=1) for s in zip(*starts, strict=True)))
+        if batch.carry is not None:
+            fresh = batch.fresh.view(-1, *[1] * (carry.y.dim() - 1))
+            both = zip(carry, batch.carry, strict=True)
+            carry = Carry(*(torch.where(fresh, s, c) for s, c in both))
         carry = Carry(*(s.flatten(0, 1) for s in carry))
         labels = batch.labels.repeat_interleave(n_starts, 0)
         self._set_training(True)
@@ -57,8 +57,7 @@ class WinnerSolver(TRMSolver):
     def _make_net(self, model, slots):
         net = super()._make_net(model, slots)
         net.__class__ = WinnerNet
-        tries = Tries(N_STARTS, self.rollout_noise, self._seeds[3])
-        net.starts = [tries.start(model, k) for k in range(N_STARTS)]
+        net.tries = Tries(N_STARTS, self.rollout_noise, self._seeds[3])
         self._n_slots *= N_STARTS  # so many rows the compiled network sees
         return net
 
@@ -163,6 +162,7 @@ def compare(task, data, seed, args):
                 max_epochs=10**6,
                 max_time=args.seconds,
                 compile=True,
+                n_rollouts=1,
                 random_state=seed,
             ).set_params(**parameters)
             solver.fit(X, y)

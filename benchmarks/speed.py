@@ -301,6 +301,7 @@ def prediction(args):
         max_epochs=10**6,
         max_time=60,
         max_steps=16,
+        n_rollouts=1,
         device=args.device,
         random_state=0,
     ).fit(X[:2000], y[:2000])

@@ -47,10 +47,12 @@ def read_arguments():
 def ways(n_steps):
     """Yield a name and parameters for each way to predict."""
     for times in (1, 2, 4, 8):
-        yield f"{times * n_steps} steps", {"max_steps": times * n_steps}
+        how = {"n_rollouts": 1, "max_steps": times * n_steps}
+        yield f"{times * n_steps} steps, one try", how
+    yield "as by default", {}
     yield "16 tries, first that halts", {"n_rollouts": 16}
     yield "16 views, vote", {"augment_votes": 16}
-    yield "verifier", {"verifier": is_solved_sudoku}
+    yield "verifier", {"n_rollouts": 1, "verifier": is_solved_sudoku}
     yield "16 tries, verifier", {"n_rollouts": 16, "verifier": is_solved_sudoku}
     yield "16 views, verifier", {"augment_votes": 16, "verifier": is_solved_sudoku}
 

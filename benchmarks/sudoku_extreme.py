@@ -3,7 +3,8 @@
 ``python benchmarks/sudoku_extreme.py --budget 1800 --resume sudoku.ckpt --out
 sudoku.jsonl`` fetches the data, holds some training puzzles out to choose the weights
 by, trains for 30 minutes and reports on test puzzles, which choose nothing.
-``--reference DIR`` trains the authors' code, a checkout of theirs in DIR, instead.
+``--load sudoku-extreme`` reports on the weights of the package, or of a file, instead;
+``--reference DIR`` trains the authors' code, a checkout of theirs in DIR.
 """
 
 import numpy as np
@@ -20,7 +21,7 @@ from _report import (
     trained,
 )
 
-from sktrm import TRMSolver
+from sktrm import TRMSolver, load_pretrained
 from sktrm.datasets import fetch_sudoku_extreme, is_solved_sudoku
 
 # Exact match, steps at prediction and source.
@@ -46,12 +47,15 @@ def read_arguments(arguments=None):
     found.add_argument(
         "--passes", type=int, default=12, help="over the puzzles between validations"
     )
-    found.add_argument("--tries", type=int, default=1, help="in a second report")
+    found.add_argument("--tries", type=int, default=1, help="in two more reports")
+    found.add_argument("--load", help="what load_pretrained takes; no training then")
     found.add_argument("--reference", help="a checkout of the authors' code")
     found.add_argument("--reference-set", default="{}", help="their settings, as JSON")
     args = found.parse_args(arguments)
     if args.reference and args.resume:
         found.error("--resume goes with our code, not with --reference")
+    if args.load and (args.resume or args.reference or args.save):
+        found.error("--load trains nothing: leave out --resume, --reference and --save")
     return args
 
 
@@ -63,9 +67,12 @@ def read(args):
     return three_parts(args, some, test)
 
 
-def ways(args):
+def ways(args, solver):
     """Yield a name and parameters for each way to predict."""
-    yield "as trained", {}
+    for n_steps in sorted({solver.n_supervision_steps, 16, 32}):
+        how = {"n_rollouts": 1, "max_steps": n_steps}
+        yield f"one try, at most {n_steps} steps", how
+    yield "by default", {}
     if args.tries > 1:
         tries = {"n_rollouts": args.tries}
         yield f"{args.tries} tries", tries
@@ -83,12 +90,15 @@ def run(args):
         from _authors import run_authors
 
         return [run_authors(args, (X, y), (X_val, y_val), test, rating)]
-    solver = TRMSolver.from_recipe("sudoku-extreme", args.size)
-    rows = np.tile(np.arange(len(X)), args.passes)
-    seconds = train(args, solver, X[rows], y[rows], X_val=X_val, y_val=y_val)
-    about = trained(solver, seconds)
+    if args.load:
+        solver, about = load_pretrained(args.load, device=args.device), {}
+    else:
+        solver = TRMSolver.from_recipe("sudoku-extreme", args.size)
+        rows = np.tile(np.arange(len(X)), args.passes)
+        seconds = train(args, solver, X[rows], y[rows], X_val=X_val, y_val=y_val)
+        about = trained(solver, seconds)
     found = []
-    for name, how in ways(args):
+    for name, how in ways(args, solver):
         found.append(
             {"way": name, **figures(*test, solver.solve(test[0], **how), rating)}
         )

@@ -62,6 +62,7 @@ def main():
                     depth_curriculum=0.5,
                     max_epochs=10**6,
                     max_time=seconds,
+                    n_rollouts=1,
                     random_state=0,
                 ).fit(X[train], y[train])
                 for lr in rates

@@ -149,7 +149,7 @@ def contenders(X):
 
 
 def size(model):
-    """Return the number of parameters of a network, 0 for trees."""
+    """Return the number of parameters of a network; 0: none, or it cannot be told."""
     last = model[-1] if hasattr(model, "steps") else model
     if hasattr(last, "module_"):
         return sum(p.numel() for p in last.module_.parameters())
@@ -186,7 +186,7 @@ def show_header():
 
 
 def show(table, name, figures):
-    parameters = f"{figures['parameters']:.0f}" if figures["parameters"] else "trees"
+    parameters = f"{figures['parameters']:.0f}" if figures["parameters"] else "-"
     print(
         f"{table:<20}{name:<22}{figures['accuracy']:<10.4f}{figures['log loss']:<10.4f}"
         f"{figures['calibration error']:<12.4f}{figures['fit s']:<8.2f}"

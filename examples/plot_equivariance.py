@@ -28,6 +28,7 @@ solvers = {
         max_epochs=10**6,
         max_time=SECONDS,
         lr=0.008,
+        n_rollouts=1,
         random_state=0,
     ).fit(X_train, y_train)
     for name, symbols in (("plain", None), ("equivariant", "interchangeable"))

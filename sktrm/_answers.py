@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sktrm._choosing import Choosing, Verifier
 from sktrm._encoding import PAD, Grids
-from sktrm._tries import Ranking
+from sktrm._tries import Choice, Ranking
 from sktrm.metrics import exact_match_score
 from sktrm.nn import log_probabilities
 
@@ -46,7 +46,7 @@ class GridAnswers(Choosing):
         *,
         task_ids: Any = None,
         max_steps: int | None = None,
-        n_rollouts: int = 1,
+        n_rollouts: int | None = None,
         augment_votes: int = 1,
         choose: str = "auto",
         verifier: Verifier | None = None,
@@ -62,11 +62,12 @@ class GridAnswers(Choosing):
         max_steps : int, default=None
             Supervision steps of a try at most; None takes the estimator's
             ``max_steps``.
-        n_rollouts : int, default=1
-            Tries for each row. The first starts from the state known from training,
-            the others from random states around it (see ``rollout_noise``), the same
-            for all rows. Tries run in one batch, ``batch_size`` at a time, and those
-            that cannot change the answer any more are not made; a vote makes all.
+        n_rollouts : int, default=None
+            Tries for each row at most; None takes the estimator's ``n_rollouts``. The
+            first starts from the state known from training, the others from random
+            states around it (see ``rollout_noise``), the same for all rows. Tries run
+            in one batch, ``batch_size`` at a time, and those that cannot change the
+            answer any more are not made; a vote makes all.
         augment_votes : int, default=1
             Views of each row: itself, and random transforms of it by ``augmentation``,
             whose answers are transformed back. Each view gets ``n_rollouts`` tries. If
@@ -98,7 +99,7 @@ class GridAnswers(Choosing):
             returns something else than a truth value.
         """
         inputs, X = self._questions(X, task_ids)
-        tries = self._tries(n_rollouts, augment_votes)
+        tries = self._tries(n_rollouts, augment_votes, choose)
         choice = self._choice(X, len(tries), choose, augment_votes, verifier)
         tokens, confidence, n_steps = self._solve(
             inputs, self._read_answers, max_steps, tries, choice
@@ -111,7 +112,7 @@ class GridAnswers(Choosing):
         *,
         task_ids: Any = None,
         max_steps: int | None = None,
-        n_rollouts: int = 1,
+        n_rollouts: int | None = None,
         augment_votes: int = 1,
         choose: str = "auto",
         verifier: Verifier | None = None,
@@ -150,7 +151,7 @@ class GridAnswers(Choosing):
         *,
         task_ids: Any = None,
         max_steps: int | None = None,
-        n_rollouts: int = 1,
+        n_rollouts: int | None = None,
         augment_votes: int = 1,
         choose: str = "auto",
         verifier: Verifier | None = None,
@@ -188,7 +189,7 @@ class GridAnswers(Choosing):
     def staged_solve(
         self, X: Any, *, task_ids: Any = None, max_steps: int | None = None
     ) -> Iterator[Solutions]:
-        """Yield what :meth:`solve` would return after each supervision step.
+        """Yield what the first try would return after each supervision step.
 
         Parameters
         ----------
@@ -213,7 +214,7 @@ class GridAnswers(Choosing):
     def staged_predict(
         self, X: Any, *, task_ids: Any = None, max_steps: int | None = None
     ) -> Iterator[Any]:
-        """Yield the answers after each supervision step; the last are ``predict``'s.
+        """Yield the answers of the first try after each supervision step.
 
         Parameters
         ----------
@@ -237,9 +238,10 @@ class GridAnswers(Choosing):
     ) -> Any:
         """Return the probability of each symbol in each cell.
 
-        These are the network's, at the step at which a row halts. They are not
-        calibrated: a puzzle that is not solved may hold wrong cells of high
-        probability. ``predict_confidence`` judges the whole answer better.
+        These are the network's, at the last step of the try whose answer ``predict``
+        takes. They are not calibrated: a puzzle that is not solved may hold wrong
+        cells of high probability. ``predict_confidence`` judges the whole answer
+        better.
 
         Parameters
         ----------
@@ -260,7 +262,14 @@ class GridAnswers(Choosing):
             ``classes_``.
         """
         inputs, X = self._questions(X, task_ids)
-        both, _, _ = self._solve(inputs, self._read_probabilities, max_steps)
+        tries = self._tries(None, 1)
+        both, _, _ = self._solve(
+            inputs,
+            self._read_probabilities,
+            max_steps,
+            tries,
+            Choice(len(X), len(tries)),
+        )
         return self._arrange(both, X)
 
     def score(
@@ -271,7 +280,7 @@ class GridAnswers(Choosing):
         *,
         task_ids: Any = None,
         max_steps: int | None = None,
-        n_rollouts: int = 1,
+        n_rollouts: int | None = None,
         augment_votes: int = 1,
         choose: str = "auto",
         verifier: Verifier | None = None,
@@ -317,7 +326,7 @@ class GridAnswers(Choosing):
         *,
         task_ids: Any = None,
         max_steps: int | None = None,
-        n_rollouts: int = 1,
+        n_rollouts: int | None = None,
         augment_votes: int = 1,
     ) -> list[list[np.ndarray]]:
         """Return the ``k`` different answers that most tries give to each row.
@@ -344,7 +353,7 @@ class GridAnswers(Choosing):
         if not isinstance(k, Integral) or k < 1:
             raise ValueError(f"k must be an int >= 1, got {k!r}.")
         inputs, X = self._questions(X, task_ids)
-        tries = self._tries(n_rollouts, augment_votes)
+        tries = self._tries(n_rollouts, augment_votes, "vote")
         visible = partial(self._encoder.visible, X)
         ranking = Ranking(len(X), len(tries), visible)
         self._solve(inputs, self._read_answers, max_steps, tries, ranking)

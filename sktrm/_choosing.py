@@ -12,6 +12,9 @@ from sktrm._encoding import GridEncoder, Grids
 from sktrm._tries import Choice, Tries, Verified, Vote, draw_views
 from sktrm.augmentation import Transform
 
+# Where the first try may be followed by others that halt: half of the errors less.
+_ROLLOUTS = 4
+
 Verifier = Callable[[np.ndarray, np.ndarray], bool]
 
 
@@ -55,10 +58,16 @@ class Choosing:
     _task_tries: Any
     _seeds: list[int]
     _sizes: dict[str, Any]
+    n_rollouts: int | str
     rollout_noise: float
+    halt_threshold: float
 
-    def _tries(self, n_rollouts: int, augment_votes: int) -> Tries:
+    def _tries(
+        self, n_rollouts: int | None, augment_votes: int, choose: str = "auto"
+    ) -> Tries:
         """Draw what tells the tries of a row apart."""
+        if n_rollouts is None:
+            n_rollouts = self._rollouts(augment_votes, choose)
         for name, value in (
             ("n_rollouts", n_rollouts),
             ("augment_votes", augment_votes),
@@ -86,6 +95,17 @@ class Choosing:
         alike = self._sizes.get("symbols", ())
         views += draw_views(augmentations, augment_votes - 1, space, generator, alike)
         return Tries(int(n_rollouts), self.rollout_noise, seed, views)
+
+    def _rollouts(self, augment_votes: int, choose: str) -> int:
+        """Return ``n_rollouts``, or what stands for "auto"."""
+        if not isinstance(self.n_rollouts, str):
+            return self.n_rollouts
+        # Further tries are for rows that did not halt: a vote makes all of them.
+        votes = augment_votes > 1 or choose == "vote"
+        may_halt = self.halt_threshold < 1
+        if "symbols" in self._sizes and may_halt and self.rollout_noise and not votes:
+            return _ROLLOUTS
+        return 1
 
     def _choice(
         self,

@@ -174,8 +174,7 @@ def _board(
         rows = np.array([row for _, row in group])
         questions = inputs[torch.as_tensor(rows, device=inputs.device)]
         questions = tries.see(questions, number).to(model.y_init.device)
-        start = tries.start(model, number)
-        carry = Carry(*(s.expand(len(rows), *s.shape[1:]) for s in start))
+        carry = tries.start(model, number, questions)
         numbers, steps = np.full(len(rows), number), np.zeros(len(rows), dtype=int)
         parts.append(Flight(rows, numbers, steps, questions, carry))
     if len(parts) == 1:

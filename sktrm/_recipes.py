@@ -70,6 +70,7 @@ _SMALL_MAZE = {
     "n_latent_recursions": 1,
     "n_supervision_steps": 8,
     "batch_size": 16,
+    "n_rollouts": 1,
     "augmentation": None,
 }
 _SMALL_ARC = {

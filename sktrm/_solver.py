@@ -100,9 +100,13 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         machine's speed. Compiling comes before and does not count.
     batch_size : int, default=32
         Rows in flight in training, rows at a time in prediction.
+    n_rollouts : int or "auto", default="auto"
+        Tries for each row at prediction, the first that halts gives the answer; "auto"
+        is 4 with ``symbols``, where a row may halt and tries are not put to a vote, and
+        1 otherwise. Rows that halt in their first try, and training, take no longer.
     rollout_noise : float, default=1.0
         Deviation of the normal numbers added to the initial states y and z of every
-        rollout but the first (``n_rollouts`` in :meth:`solve`).
+        try but the first.
     halt_exploration : float, default=0.1
         Probability that a row in training must think a random minimum number of steps,
         from 2 to ``n_supervision_steps``.
@@ -255,6 +259,7 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         max_epochs: int = 30,
         max_time: float | None = None,
         batch_size: int = 32,
+        n_rollouts: int | str = "auto",
         rollout_noise: float = 1.0,
         halt_exploration: float = 0.1,
         max_steps: int | str = "auto",
@@ -300,6 +305,7 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         self.max_epochs = max_epochs
         self.max_time = max_time
         self.batch_size = batch_size
+        self.n_rollouts = n_rollouts
         self.rollout_noise = rollout_noise
         self.halt_exploration = halt_exploration
         self.max_steps = max_steps

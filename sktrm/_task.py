@@ -42,6 +42,10 @@ class GridTask(TaskLearning):
             StrOptions({"auto"}),
         ],
         "n_prefix_tokens": [Interval(Integral, 0, None, closed="left")],
+        "n_rollouts": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
         "rollout_noise": [Interval(Real, 0, None, closed="left")],
         "augmentation": [Augmentation, list, tuple, StrOptions({"auto"}), None],
         "canvas": "no_validation",

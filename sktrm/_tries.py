@@ -18,9 +18,9 @@ _FRUITLESS_DRAWS = 20
 class Tries:
     """The tries that every question gets, numbered; try 0 is the plain one.
 
-    The others start from random states. These are the same for all questions: a row's
-    answer must not depend on the rows around it. With several ``views``, the tries take
-    turns in looking at the question through them.
+    The others start from random states, drawn once for all questions: a row's answer
+    must not depend on the rows around it. With several ``views``, the tries take turns
+    in looking at the question through them.
     """
 
     def __init__(
@@ -38,13 +38,15 @@ class Tries:
     def __len__(self) -> int:
         return self.n_starts * len(self.views)
 
-    def start(self, model: TinyRecursionModel, number: int) -> Carry:
-        """Return the state (1, ...) from which try ``number`` sets out."""
+    def start(self, model: TinyRecursionModel, number: int, questions: Tensor) -> Carry:
+        """Return the states from which try ``number`` at ``questions`` sets out."""
         start = number // len(self.views)
+        if not start:
+            return model.initial_carry(len(questions))
         # Drawn anew each time: of a million tries, the states would fill the memory. On
         # the CPU, so that all devices think alike.
         generator = torch.Generator().manual_seed(self.seed + start)
-        return model.initial_carry(1, self.noise if start else 0.0, generator)
+        return model.random_carry(questions, self.noise, generator)
 
     def see(self, questions: Tensor, number: int) -> Tensor:
         """Return ``questions`` (rows, length) as try ``number`` looks at them."""

@@ -23,7 +23,7 @@ def arc_submission(
     task_ids: Any,
     *,
     augment_votes: int = 1,
-    n_rollouts: int = 1,
+    n_rollouts: int | None = None,
     max_steps: int | None = None,
     path: str | PathLike[str] | None = None,
 ) -> Submission:
@@ -43,8 +43,8 @@ def arc_submission(
     augment_votes : int, default=1
         Views of each test, as in :meth:`TRMSolver.solve`; the solver has
         ``n_augmentations`` + 1 at most.
-    n_rollouts : int, default=1
-        Tries for each view.
+    n_rollouts : int, default=None
+        Tries for each view; None takes the solver's ``n_rollouts``.
     max_steps : int, default=None
         Supervision steps of a try at most; None takes the solver's ``max_steps``.
     path : str or path-like, default=None

@@ -58,13 +58,20 @@ def permutation_of(symbols, seed):
 @pytest.mark.parametrize(
     "symbols", [list(range(1, N_TOKENS)), [8, 1], *random_subsets(4)]
 )
-def test_model_is_exactly_equivariant(mixer, positions, symbols):
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_model_is_exactly_equivariant(mixer, positions, symbols, noise):
+    """From random states, too: they go with the symbols, in order of appearance."""
     model = model_for(symbols, mixer, positions)
     inputs = torch.randint(
         N_TOKENS, (4, LENGTH), generator=torch.Generator().manual_seed(1)
     )
     table = permutation_of(symbols, seed=2)
     plain = permuted = None
+    if noise:
+        plain, permuted = (
+            model.random_carry(seen, noise, torch.Generator().manual_seed(3))
+            for seen in (inputs, table[inputs])
+        )
     for _ in range(3):
         one = model(inputs, plain)
         other = model(table[inputs], permuted)

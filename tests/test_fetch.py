@@ -54,21 +54,37 @@ class Hub:
     def __init__(self):
         self.asked = []
         self.broken = None
+        self.large = True
+        self.n_received = None
 
-    def hf_hub_download(self, *, repo_id, filename, repo_type, revision, local_dir):
-        self.asked.append((repo_id, filename, repo_type, revision))
+    def get_paths_info(self, *, repo_id, paths, repo_type):
+        """What is published: large files by SHA-256, small ones by git's name."""
+        files = []
+        for name in paths:
+            content = FILES[repo_id][name].encode()
+            lfs = None
+            if self.large:
+                lfs = SimpleNamespace(sha256=hashlib.sha256(content).hexdigest())
+            git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            files.append(SimpleNamespace(path=name, lfs=lfs, blob_id=git))
+        return files
+
+    def hf_hub_download(self, *, repo_id, filename, repo_type, local_dir):
+        self.asked.append((repo_id, filename, repo_type))
         if self.broken:
             raise self.broken
         local_dir.mkdir(parents=True, exist_ok=True)
         path = local_dir / filename
-        path.write_text(FILES[repo_id][filename])
+        path.write_text(FILES[repo_id][filename][: self.n_received])
         return str(path)
 
 
 @pytest.fixture
 def hub(monkeypatch):
     hub = Hub()
-    module = SimpleNamespace(hf_hub_download=hub.hf_hub_download)
+    module = SimpleNamespace(
+        hf_hub_download=hub.hf_hub_download, get_paths_info=hub.get_paths_info
+    )
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
     return hub
 
@@ -85,7 +101,7 @@ FETCHERS = [fetch_sudoku_extreme, fetch_maze_hard]
 def test_files_are_downloaded_once(fetch, hub, tmp_path):
     first = fetch("all", data_home=tmp_path)
     second = fetch("all", data_home=tmp_path)
-    assert [(name, kind) for _, name, kind, _ in hub.asked] == [
+    assert [(name, kind) for _, name, kind in hub.asked] == [
         ("train.csv", "dataset"),
         ("test.csv", "dataset"),
     ]
@@ -173,30 +189,21 @@ def test_the_record_is_that_of_sha256sum(hub, tmp_path):
     assert record == f"{expected}  train.csv\n"
 
 
-def test_known_checksums_and_revisions_are_held_against_the_download(
-    hub, tmp_path, monkeypatch
-):
-    text = FILES["sapientinc/sudoku-extreme"]["train.csv"]
-    right = hashlib.sha256(text.encode()).hexdigest()
-
-    def know(checksum):
-        source = _fetch.SUDOKU_EXTREME._replace(
-            revision="abc", checksums={"train.csv": checksum}
-        )
-        monkeypatch.setattr(_fetch, "SUDOKU_EXTREME", source)
-
-    know("0" * 64)
-    with pytest.raises(OSError, match=f"SHA-256 {right}, but 0{{64}} was expected"):
+@pytest.mark.parametrize(("large", "kind"), [(True, "SHA-256"), (False, "git id")])
+def test_a_download_is_held_against_what_the_hub_publishes(large, kind, hub, tmp_path):
+    hub.large, hub.n_received = large, -1
+    with pytest.raises(OSError, match=f"has the {kind} .* is published there"):
         fetch_sudoku_extreme(data_home=tmp_path)
     assert not any((tmp_path / "sudoku-extreme").glob("train.csv*"))
-    know(right)
+    hub.n_received = None
     assert len(fetch_sudoku_extreme(data_home=tmp_path).data) == 5
-    assert hub.asked[-1] == (
-        "sapientinc/sudoku-extreme",
-        "train.csv",
-        "dataset",
-        "abc",
-    )
+
+
+def test_git_names_files_like_this(tmp_path):
+    """The id of an empty file is known to everyone who uses git."""
+    path = tmp_path / "empty"
+    path.touch()
+    assert _fetch._git_id(path) == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
 
 
 WHAT_TO_PUT = (

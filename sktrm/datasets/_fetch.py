@@ -1,11 +1,9 @@
 """Public benchmarks: found in the data home, or downloaded, checked and kept there."""
 
 import hashlib
-from collections.abc import Mapping
 from numbers import Integral
 from os import PathLike, environ
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,10 +28,6 @@ class Source(NamedTuple):
     symbol_of: np.ndarray  # (256,)
     description: str
     licence: str
-    # A commit, once one has been read; a branch may move.
-    revision: str = "main"
-    # File to SHA-256, as far as they are known for this revision.
-    checksums: Mapping[str, str] = MappingProxyType({})
 
 
 _LICENCE = (
@@ -80,8 +74,9 @@ def fetch_sudoku_extreme(
     The files ``train.csv`` and ``test.csv`` are looked for in the folder
     ``sudoku-extreme`` of the data home, and otherwise downloaded there with
     huggingface_hub (``pip install sktrm[data]``): 80 MB for the 422,786 test puzzles,
-    700 MB for the 3.8 million for training. The SHA-256 of what was downloaded is
-    written beside the file and compared at every load.
+    700 MB for the 3.8 million for training. What was downloaded is held against the
+    checksum that the hub publishes; its SHA-256 is written beside the file and compared
+    at every load.
 
     Parameters
     ----------
@@ -114,7 +109,8 @@ def fetch_sudoku_extreme(
     FileNotFoundError
         If a file is neither there nor downloaded; the message says what to put where.
     OSError
-        If a download fails, or a file is not the one that was downloaded.
+        If a download fails or differs from what the hub publishes, or a file is not
+        the one that was downloaded.
     ValueError
         If a parameter is out of range or a file has another layout.
 
@@ -172,7 +168,8 @@ def fetch_maze_hard(
     FileNotFoundError
         If a file is neither there nor downloaded; the message says what to put where.
     OSError
-        If a download fails, or a file is not the one that was downloaded.
+        If a download fails or differs from what the hub publishes, or a file is not
+        the one that was downloaded.
     ValueError
         If ``subset`` is none of those above or a file has another layout.
 
@@ -226,36 +223,40 @@ def _what_to_put(source: Source, path: Path) -> str:
 
 
 def _download(source: Source, path: Path) -> None:
-    """Download one file, check it, and record its checksum."""
+    """Download one file, hold it against the hub's checksum, and record its own."""
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import get_paths_info, hf_hub_download
     except ImportError as error:
         raise FileNotFoundError(
             f"{source.title} is not there, and without huggingface_hub it cannot be "
             f"downloaded: pip install sktrm[data]. Or: {_what_to_put(source, path)}"
         ) from error
+    where = {"repo_id": source.repository, "repo_type": "dataset"}
     try:
-        hf_hub_download(
-            repo_id=source.repository,
-            filename=path.name,
-            repo_type="dataset",
-            revision=source.revision,
-            local_dir=path.parent,
-        )
+        published = get_paths_info(paths=[path.name], **where)
+        hf_hub_download(filename=path.name, local_dir=path.parent, **where)
     except Exception as error:  # which ones depends on what the hub's client builds on
         raise OSError(
             f"{source.title} could not be downloaded: {error} "
             f"{_what_to_put(source, path)}"
         ) from error
-    found = _sha256(path)
-    expected = source.checksums.get(path.name, found)
+    for file in published:
+        _check_published(path, file, source)
+    _record(path).write_text(f"{_sha256(path)}  {path.name}\n", encoding="utf-8")
+
+
+def _check_published(path: Path, file: Any, source: Source) -> None:
+    """Remove ``path`` and raise OSError if it is not the hub's ``file``."""
+    if file.lfs is not None:
+        kind, expected, found = "SHA-256", file.lfs.sha256, _sha256(path)
+    else:  # small files lie in git itself
+        kind, expected, found = "git id", file.blob_id, _git_id(path)
     if found != expected:
         path.unlink()
         raise OSError(
             f"The {path.name} that was downloaded from {source.repository} has the "
-            f"SHA-256 {found}, but {expected} was expected. It was removed."
+            f"{kind} {found}, but {expected} is published there. It was removed."
         )
-    _record(path).write_text(f"{found}  {path.name}\n", encoding="utf-8")
 
 
 def _record(path: Path) -> Path:
@@ -281,6 +282,13 @@ def _check_record(path: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _git_id(path: Path) -> str:
+    """Return the name that git gives to a file of this content."""
+    content = path.read_bytes()
+    header = f"blob {len(content)}\0".encode()
+    return hashlib.sha1(header + content, usedforsecurity=False).hexdigest()
 
 
 def _sample(puzzles: Puzzles, n_samples: int | None, random_state: Any) -> Puzzles:

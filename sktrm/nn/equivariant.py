@@ -81,6 +81,22 @@ class EquivariantEmbedding(nn.Module):
             x = math.sqrt(0.5) * (x + self.position)
         return self.scale * x
 
+    def allot(self, state: Tensor, inputs: Tensor) -> Tensor:
+        """Return the state (1, ...) for each of ``inputs`` (batch, length).
+
+        Symbols take its parts in the order in which a question shows them, and those
+        that it does not show share one: whatever their names, the same symbol of the
+        same puzzle starts from the same state.
+        """
+        here = inputs.unsqueeze(-1) == self.symbols  # (batch, length, n_symbols)
+        length = inputs.shape[1]
+        places = torch.arange(length, device=inputs.device).unsqueeze(-1)
+        first = torch.where(here, places, length).amin(dim=1)
+        n_before = (first.unsqueeze(1) < first.unsqueeze(2)).sum(dim=2)
+        # (n_symbols, length, hidden_size), then (batch, n_symbols, ...)
+        parts = state[0].transpose(0, 1)
+        return parts[n_before].transpose(1, 2).contiguous()
+
 
 class HeadMixer(Weighted):
     """Post-norm residual mixing along the cells: one learned matrix for each head.

@@ -65,6 +65,10 @@ class Embedding(nn.Module):
                 )
             )
 
+    def allot(self, state: Tensor, inputs: Tensor) -> Tensor:
+        """Return the state (1, ...) for each of ``inputs`` (batch, length)."""
+        return state.expand(len(inputs), *state.shape[1:])
+
     def _make_table(self, n_tasks: int, task_size: int) -> nn.Parameter | nn.Module:
         """Return what holds a vector for each task; here one dense parameter."""
         return nn.Parameter(torch.zeros(n_tasks, task_size))
@@ -246,6 +250,13 @@ class TinyRecursionModel(CompiledSteps, nn.Module):
             self.y_init.to(dtype).expand(shape), self.z_init.to(dtype).expand(shape)
         )
         return start.noisy(noise, generator) if noise else start
+
+    def random_carry(
+        self, inputs: Tensor, noise: float, generator: torch.Generator | None = None
+    ) -> Carry:
+        """Return a state for each of ``inputs``: one draw of ``noise`` for all."""
+        start = self.initial_carry(1, noise, generator)
+        return Carry(*(self.embedding.allot(state, inputs) for state in start))  # type: ignore[operator]
 
     def start(self, n_rows: int, carry: Carry | None, fresh: Tensor | None) -> Carry:
         """Return ``carry``, with the rows marked ``fresh`` put to the initial state."""
