@@ -98,8 +98,8 @@ class Choosing:
 
     def _rollouts(self, augment_votes: int, choose: str) -> int:
         """Return ``n_rollouts``, or what stands for "auto"."""
-        if not isinstance(self.n_rollouts, str):
-            return self.n_rollouts
+        if self.n_rollouts != "auto":
+            return self.n_rollouts  # type: ignore[return-value]  # checked by the caller
         # Further tries are for rows that did not halt: a vote makes all of them.
         votes = augment_votes > 1 or choose == "vote"
         may_halt = self.halt_threshold < 1

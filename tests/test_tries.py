@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_solver
+from sklearn.base import clone
 
 from sktrm._inference import solve
 from sktrm._tries import Choice, Tries, Verified, Vote, draw_views
@@ -290,6 +291,19 @@ def test_questions_on_the_device_or_not(guesser, puzzles):
 def test_bad_ways_to_try(guesser, puzzles, how, message):
     with pytest.raises(ValueError, match=message):
         guesser.solve(puzzles[0], **how)
+
+
+@pytest.mark.parametrize("value", [0, 2.5, "many", None])
+def test_a_bad_number_of_tries_is_noticed_before_and_after_fit(guesser, puzzles, value):
+    with pytest.raises(ValueError, match="'n_rollouts' parameter"):
+        clone(guesser).set_params(n_rollouts=value).fit(*puzzles)
+    with (
+        changed(guesser, n_rollouts=value),
+        pytest.raises(
+            ValueError, match=f"n_rollouts must be an int >= 1, got {value!r}"
+        ),
+    ):
+        guesser.predict(puzzles[0])
 
 
 def test_votes_need_an_augmentation(trained, copies):
