@@ -102,8 +102,13 @@ def three_parts(args, train, test):
             f"chosen by training rows held out, got {args.n_validation}."
         )
     kept, validation = split(train.data, train.target, args.n_validation, args.seed)
+    return kept, validation, *test_part(args, test)
+
+
+def test_part(args, test):
+    """Return the rows of a Bunch to test with, and their ratings."""
     rows = np.random.RandomState(args.seed).permutation(len(test.data))[: args.n_test]
-    return kept, validation, (test.data[rows], test.target[rows]), test.rating[rows]
+    return (test.data[rows], test.target[rows]), test.rating[rows]
 
 
 def interval(share, n):

@@ -49,7 +49,11 @@ def read_arguments(arguments=None):
 
 
 def choose(arc, args):
-    """Return the names of evaluation and training tasks, in the order of a shuffle."""
+    """Return the names of evaluation and training tasks, in the order of a shuffle.
+
+    ConceptARC's come last: the others are the same with them and without.
+    """
+    concepts = set(arc.task_ids[arc.subset == "concept"])
     judged = set(arc.task_ids[np.char.startswith(arc.subset, "evaluation")])
     largest = defaultdict(int)
     for question, answer, task, is_test in zip(
@@ -59,7 +63,11 @@ def choose(arc, args):
         is_hidden = is_test and task in judged
         sides = question.shape if is_hidden else question.shape + answer.shape
         largest[task] = max(largest[task], *sides)
-    order = np.random.RandomState(args.seed).permutation(list(largest))
+    shuffle = np.random.RandomState(args.seed)
+    order = [
+        *shuffle.permutation([task for task in largest if task not in concepts]),
+        *(task for task in largest if task in concepts),
+    ]
     fitting = [str(task) for task in order if largest[task] <= args.max_side]
     evaluation = [task for task in fitting if task in judged]
     training = [task for task in fitting if task not in judged]
@@ -69,7 +77,8 @@ def choose(arc, args):
 
 def read(args):
     """Return rows to learn from, rows to answer, and the tasks judged."""
-    concept = args.size == "paper"  # ConceptARC is among its training tasks
+    # ConceptARC is among the paper's training tasks.
+    concept = args.size == "paper" and args.n_training_tasks != 0
     arc = fetch_arc_agi(args.version, concept=concept, data_home=args.data_home)
     evaluation, training = choose(arc, args)
     is_judged = np.isin(arc.task_ids, evaluation) & arc.is_test

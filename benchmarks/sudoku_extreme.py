@@ -16,6 +16,7 @@ from _report import (
     record,
     show,
     show_literature,
+    test_part,
     three_parts,
     train,
     trained,
@@ -60,10 +61,15 @@ def read_arguments(arguments=None):
 
 
 def read(args):
-    """Return puzzles to train on, to choose by and to test with, and their ratings."""
+    """Return puzzles to train on, to choose by and to test with, and their ratings.
+
+    Where weights are loaded, there are none of the first two.
+    """
+    test = fetch_sudoku_extreme("test", data_home=args.data_home)
+    if args.load:
+        return None, None, *test_part(args, test)
     given = {"random_state": args.seed, "data_home": args.data_home}
     some = fetch_sudoku_extreme("train", n_samples=args.n_train, **given)
-    test = fetch_sudoku_extreme("test", data_home=args.data_home)
     return three_parts(args, some, test)
 
 
@@ -72,7 +78,8 @@ def ways(args, solver):
     for n_steps in sorted({solver.n_supervision_steps, 16, 32}):
         how = {"n_rollouts": 1, "max_steps": n_steps}
         yield f"one try, at most {n_steps} steps", how
-    yield "by default", {}
+    if solver.symbols is not None:  # else one try is the default
+        yield "by default", {}
     if args.tries > 1:
         tries = {"n_rollouts": args.tries}
         yield f"{args.tries} tries", tries
@@ -85,17 +92,19 @@ def run(args):
     data = or_skip(read, args)
     if data is None:
         return []
-    (X, y), (X_val, y_val), test, rating = data
+    train_rows, validation, test, rating = data
     if args.reference:
         from _authors import run_authors
 
-        return [run_authors(args, (X, y), (X_val, y_val), test, rating)]
+        return [run_authors(args, train_rows, validation, test, rating)]
     if args.load:
-        solver, about = load_pretrained(args.load, device=args.device), {}
+        solver = load_pretrained(args.load, device=args.device)
+        about = {"n_parameters": sum(p.numel() for p in solver.module_.parameters())}
     else:
         solver = TRMSolver.from_recipe("sudoku-extreme", args.size)
-        rows = np.tile(np.arange(len(X)), args.passes)
-        seconds = train(args, solver, X[rows], y[rows], X_val=X_val, y_val=y_val)
+        X, y = (np.concatenate([part] * args.passes) for part in train_rows)
+        X_val, y_val = validation
+        seconds = train(args, solver, X, y, X_val=X_val, y_val=y_val)
         about = trained(solver, seconds)
     found = []
     for name, how in ways(args, solver):

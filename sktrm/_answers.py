@@ -65,7 +65,7 @@ class GridAnswers(Choosing):
         n_rollouts : int, default=None
             Tries for each row at most; None takes the estimator's ``n_rollouts``. The
             first starts from the state known from training, the others from random
-            states around it (see ``rollout_noise``), the same for all rows. Tries run
+            states around it (see ``rollout_noise``), drawn once for all rows. Tries run
             in one batch, ``batch_size`` at a time, and those that cannot change the
             answer any more are not made; a vote makes all.
         augment_votes : int, default=1
@@ -99,7 +99,7 @@ class GridAnswers(Choosing):
             returns something else than a truth value.
         """
         inputs, X = self._questions(X, task_ids)
-        tries = self._tries(n_rollouts, augment_votes, choose)
+        tries = self._tries(n_rollouts, augment_votes, choose, verifier)
         choice = self._choice(X, len(tries), choose, augment_votes, verifier)
         tokens, confidence, n_steps = self._solve(
             inputs, self._read_answers, max_steps, tries, choice
@@ -234,7 +234,12 @@ class GridAnswers(Choosing):
             yield solutions.answers
 
     def predict_proba(
-        self, X: Any, *, task_ids: Any = None, max_steps: int | None = None
+        self,
+        X: Any,
+        *,
+        task_ids: Any = None,
+        max_steps: int | None = None,
+        n_rollouts: int | None = None,
     ) -> Any:
         """Return the probability of each symbol in each cell.
 
@@ -249,8 +254,8 @@ class GridAnswers(Choosing):
             Questions, of the form of those in ``fit``.
         task_ids : array-like of shape (n,), default=None
             The task of each row; needed if ``fit`` had them.
-        max_steps : int, default=None
-            Supervision steps at most; None takes the estimator's ``max_steps``.
+        max_steps, n_rollouts : int, default=None
+            How long and how often to try, as in :meth:`solve`.
 
         Returns
         -------
@@ -262,7 +267,7 @@ class GridAnswers(Choosing):
             ``classes_``.
         """
         inputs, X = self._questions(X, task_ids)
-        tries = self._tries(None, 1)
+        tries = self._tries(n_rollouts, 1)
         both, _, _ = self._solve(
             inputs,
             self._read_probabilities,

@@ -12,7 +12,7 @@ from sktrm._encoding import GridEncoder, Grids
 from sktrm._tries import Choice, Tries, Verified, Vote, draw_views
 from sktrm.augmentation import Transform
 
-# Where the first try may be followed by others that halt: half of the errors less.
+# Measured: docs/what_helps.md, "Tries by default".
 _ROLLOUTS = 4
 
 Verifier = Callable[[np.ndarray, np.ndarray], bool]
@@ -48,6 +48,15 @@ class _Asking:
         return bool(verdict)
 
 
+def check_rollouts(n_rollouts: int, rollout_noise: float) -> None:
+    """Raise ValueError if further tries would not differ from the first."""
+    if n_rollouts > 1 and not rollout_noise:
+        raise ValueError(
+            f"n_rollouts={n_rollouts} needs rollout_noise above 0 for the tries to "
+            f"differ, got rollout_noise=0."
+        )
+
+
 class Choosing:
     """Turns what a caller says of tries into tries, and into a choice among them."""
 
@@ -63,22 +72,22 @@ class Choosing:
     halt_threshold: float
 
     def _tries(
-        self, n_rollouts: int | None, augment_votes: int, choose: str = "auto"
+        self,
+        n_rollouts: int | None,
+        augment_votes: int,
+        choose: str = "auto",
+        verifier: Verifier | None = None,
     ) -> Tries:
         """Draw what tells the tries of a row apart."""
         if n_rollouts is None:
-            n_rollouts = self._rollouts(augment_votes, choose)
+            n_rollouts = self._rollouts(augment_votes, choose, verifier)
         for name, value in (
             ("n_rollouts", n_rollouts),
             ("augment_votes", augment_votes),
         ):
             if not isinstance(value, Integral) or value < 1:
                 raise ValueError(f"{name} must be an int >= 1, got {value!r}.")
-        if n_rollouts > 1 and not self.rollout_noise:
-            raise ValueError(
-                f"n_rollouts={n_rollouts} needs rollout_noise above 0 for the tries to "
-                f"differ, got rollout_noise=0."
-            )
+        check_rollouts(n_rollouts, self.rollout_noise)
         if self._has_tasks:
             return self._task_tries(n_rollouts, augment_votes)
         seed = self._seeds[3]
@@ -96,15 +105,17 @@ class Choosing:
         views += draw_views(augmentations, augment_votes - 1, space, generator, alike)
         return Tries(int(n_rollouts), self.rollout_noise, seed, views)
 
-    def _rollouts(self, augment_votes: int, choose: str) -> int:
+    def _rollouts(
+        self, augment_votes: int, choose: str, verifier: Verifier | None
+    ) -> int:
         """Return ``n_rollouts``, or what stands for "auto"."""
         if self.n_rollouts != "auto":
             return self.n_rollouts  # type: ignore[return-value]  # checked by the caller
-        # Further tries are for rows that did not halt: a vote makes all of them.
+        # Further tries are for rows that are not settled: a vote makes all of them.
+        may_settle = self.halt_threshold < 1 or verifier is not None
         votes = augment_votes > 1 or choose == "vote"
-        may_halt = self.halt_threshold < 1
-        if "symbols" in self._sizes and may_halt and self.rollout_noise and not votes:
-            return _ROLLOUTS
+        if "symbols" in self._sizes and may_settle and not votes:
+            return _ROLLOUTS if self.rollout_noise else 1
         return 1
 
     def _choice(

@@ -101,9 +101,10 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     batch_size : int, default=32
         Rows in flight in training, rows at a time in prediction.
     n_rollouts : int or "auto", default="auto"
-        Tries for each row at prediction, the first that halts gives the answer; "auto"
-        is 4 with ``symbols``, where a row may halt and tries are not put to a vote, and
-        1 otherwise. Rows that halt in their first try, and training, take no longer.
+        Tries for each row at prediction at most: the first that halts gives the answer,
+        or else the most confident. "auto" is 4 with ``symbols``, where rows may halt
+        and there is no vote and one view, and 1 otherwise. Rows that halt in their
+        first try take no longer; validation during training makes one try.
     rollout_noise : float, default=1.0
         Deviation of the normal numbers added to the initial states y and z of every
         try but the first.
@@ -111,7 +112,7 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         Probability that a row in training must think a random minimum number of steps,
         from 2 to ``n_supervision_steps``.
     max_steps : int or "auto", default="auto"
-        Supervision steps at prediction and in validation at most; "auto" is eight times
+        Supervision steps of a try and in validation at most; "auto" is eight times
         ``n_supervision_steps``. Rows that are sure of their answer stop earlier.
     halt_threshold : float, default=0.95
         A row halts in prediction when its halting probability is above this; 1 always
@@ -155,7 +156,7 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         Let ``fit`` go on with the model of the last ``fit`` instead of a new one.
         Parameters that were changed in between count if they are about the course of
         training (``lr``, its schedule and warm-up, ``max_grad_norm``, ``max_epochs``,
-        ``max_time``, ``verbose``), early stopping, or halting at prediction. Those of
+        ``max_time``, ``verbose``), early stopping, or prediction. Those of
         data, network, loss, optimiser and ``callbacks`` stay the first's.
     device : str, default="auto"
         A torch device; "auto" takes CUDA if there is one, else the CPU.
@@ -195,7 +196,8 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     history_ : list of dict
         Loss, time and validation scores of each epoch.
     validation_score_ : float
-        Exact match of the kept weights on the validation rows, if there were any.
+        Exact match of the kept weights on the validation rows, if there were any, in
+        one try.
     tasks_ : ndarray of shape (n_tasks,)
         Ids of the tasks that the solver knows, if it was fitted with ``task_ids``.
     net_ : skorch.NeuralNet

@@ -14,6 +14,7 @@ from sklearn.utils.validation import (
 )
 
 from sktrm._base import BaseTRM, check_validation_rows, check_weights, check_y_is_given
+from sktrm._choosing import check_rollouts
 from sktrm._device import has_cxx_compiler
 from sktrm._encoding import GridEncoder, Grids, as_grids
 from sktrm._slots import Rows
@@ -57,6 +58,8 @@ class GridTask(TaskLearning):
     }
 
     ignore_value: Any
+    n_rollouts: Any
+    rollout_noise: float
     handle_unknown: str
     augmentation: Any
     canvas: Any
@@ -64,6 +67,16 @@ class GridTask(TaskLearning):
     positions: str
     # What augmentation="auto" found in the data.
     _found_symmetries: Sequence[Augmentation] = ()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Rebuild a solver; one that knew of no tries yet gets the default."""
+        super().__setstate__({"n_rollouts": "auto", **state})
+
+    def _validate_params(self) -> None:
+        """Check parameters, each and together."""
+        super()._validate_params()
+        if self.n_rollouts != "auto":
+            check_rollouts(self.n_rollouts, self.rollout_noise)
 
     def _check_X_y(self, X: Any, y: Any, *, reset: bool) -> tuple[Grids, Grids]:
         """Check questions and answers of training."""

@@ -157,11 +157,14 @@ def test_rows_that_do_not_halt_are_tried_again_by_default(guesser, puzzles):
     assert (guesser.solve(X).n_steps == some.n_steps).all()
     with changed(guesser, halt_threshold=1.0):
         assert (guesser.solve(X).n_steps == 4).all()
+        never = guesser.solve(X, verifier=lambda *pair: False)
+        assert (never.n_steps == 16).all()
     with changed(guesser, rollout_noise=0.0):
         assert (guesser.solve(X).n_steps == one.n_steps).all()
     with changed(guesser, n_rollouts=2):
-        assert (guesser.solve(X).n_steps <= 2 * guesser.max_steps).all()
-        assert guesser.solve(X, augment_votes=3).n_steps.min() >= 6
+        for how in ({}, {"augment_votes": 3}):
+            two = guesser.solve(X, n_rollouts=2, **how)
+            assert (guesser.solve(X, **how).n_steps == two.n_steps).all()
     assert (guesser.solve(X, choose="vote").n_steps == one.n_steps).all()
     assert guesser.solve(X, augment_votes=2).n_steps.max() <= 2 * guesser.max_steps
     assert all(len(answers) == 1 for answers in guesser.predict_top_k(X[:3]))
@@ -174,6 +177,10 @@ def test_probabilities_are_of_the_try_that_is_taken(guesser, puzzles):
             likeliest = guesser.predict_proba(X).argmax(axis=-1)
             np.testing.assert_array_equal(
                 guesser.classes_[likeliest], guesser.predict(X)
+            )
+            once = guesser.predict_proba(X, n_rollouts=1).argmax(axis=-1)
+            np.testing.assert_array_equal(
+                guesser.classes_[once], guesser.predict(X, n_rollouts=1)
             )
 
 
@@ -316,6 +323,8 @@ def test_rollouts_need_noise(guesser, puzzles):
     try:
         with pytest.raises(ValueError, match="n_rollouts=4 needs rollout_noise"):
             guesser.predict(puzzles[0], n_rollouts=4)
+        with pytest.raises(ValueError, match="n_rollouts=4 needs rollout_noise"):
+            clone(guesser).set_params(n_rollouts=4).fit(*puzzles)
     finally:
         guesser.rollout_noise = 1.0
 
@@ -446,3 +455,14 @@ def test_views_are_not_looked_for_once_all_are_found():
     generator = torch.Generator().manual_seed(0)
     views = draw_views([Dihedral()], 10**9, space, generator, ())
     assert len(views) == 7  # beside the plain one
+
+
+def test_a_solver_that_was_pickled_before_it_had_tries(guesser, puzzles):
+    older = clone(guesser)
+    state = guesser.__getstate__()
+    del state["n_rollouts"]
+    older.__setstate__(state)
+    assert older.n_rollouts == "auto"
+    np.testing.assert_array_equal(
+        older.predict(puzzles[0]), guesser.predict(puzzles[0])
+    )

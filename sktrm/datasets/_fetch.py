@@ -233,15 +233,14 @@ def _download(source: Source, path: Path) -> None:
         ) from error
     where = {"repo_id": source.repository, "repo_type": "dataset"}
     try:
-        published = get_paths_info(paths=[path.name], **where)
+        (published,) = get_paths_info(paths=[path.name], **where)
         hf_hub_download(filename=path.name, local_dir=path.parent, **where)
     except Exception as error:  # which ones depends on what the hub's client builds on
         raise OSError(
             f"{source.title} could not be downloaded: {error} "
             f"{_what_to_put(source, path)}"
         ) from error
-    for file in published:
-        _check_published(path, file, source)
+    _check_published(path, published, source)
     _record(path).write_text(f"{_sha256(path)}  {path.name}\n", encoding="utf-8")
 
 
