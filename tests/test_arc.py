@@ -345,7 +345,7 @@ def test_a_task_counts_by_the_share_of_its_tests():
 def test_the_benchmark_runs_from_files_to_a_submission(tmp_path, capsys):
     """Tests of evaluation tasks are asked and never learned."""
     random = np.random.RandomState(0)
-    for subset in ("training", "evaluation"):
+    for subset in ("training", "evaluation", "concept"):
         challenges, solutions = {}, {}
         for i in range(3):
             grids = random.randint(7, size=(4, 2, 3))
@@ -360,19 +360,24 @@ def test_the_benchmark_runs_from_files_to_a_submission(tmp_path, capsys):
             path.write_text(json.dumps(content))
     tiny = {"hidden_size": 8, "n_supervision_steps": 1, "max_steps": 1}
     tiny |= {"n_augmentations": 2, "dtype": "float32"}
-    args = arc_agi.read_arguments(
-        [
-            *("--data-home", str(tmp_path), "--budget", "0.2", "--n-tasks", "2"),
-            *("--n-training-tasks", "1", "--max-side", "3", "--set", json.dumps(tiny)),
-            *("--submission", str(tmp_path / "submission.json"), "--verbose", "0"),
-            *("--out", str(tmp_path / "out.jsonl"), "--device", "cpu"),
-        ]
-    )
+    given = [
+        *("--data-home", str(tmp_path), "--budget", "0.2", "--n-tasks", "2"),
+        *("--n-training-tasks", "1", "--max-side", "3", "--set", json.dumps(tiny)),
+        *("--submission", str(tmp_path / "submission.json"), "--verbose", "0"),
+        *("--out", str(tmp_path / "out.jsonl"), "--device", "cpu"),
+    ]
+    args = arc_agi.read_arguments(given)
     ((X, _, ids), (tests, _, test_ids)), n_tasks = arc_agi.read(args)
     assert n_tasks == len(tests) == 2
     assert set(test_ids) < set(ids)
     # Three demonstrations of each task, and the test of the one for training.
     assert len(X) == 3 * 3 + 1
+    # The paper learns ConceptARC, too, and is judged by the same tasks.
+    more = arc_agi.read_arguments([*given, "--size", "paper", "--n-training-tasks=-1"])
+    ((_, _, all_ids), (_, _, same_ids)), _ = arc_agi.read(more)
+    assert (same_ids == test_ids).all()
+    assert {"concept0", "concept1", "concept2", "training0"} < set(all_ids)
+    assert not any(str(task).startswith("concept") for task in ids)
     found = arc_agi.run(args)
     assert 0 <= found["pass@1"] <= found["pass@2"] <= 1
     assert "is a valid submission" in capsys.readouterr().out
