@@ -147,7 +147,9 @@ def run(args):
         **{f"pass@{k}": pass_at_k(submission, solutions, k) for k in (1, 2)},
         "demonstrations": solver.score(X, y, task_ids=ids),
     }
-    low, high = interval(found["pass@2"], n_tasks)
+    for k in (1, 2):
+        found[f"pass@{k}_interval"] = interval(found[f"pass@{k}"], n_tasks)
+    low, high = found["pass@2_interval"]
     print(
         f"{n_tasks} evaluation tasks, {len(X_test)} tests, {votes} views: pass@1 "
         f"{found['pass@1']:.3f}, pass@2 {found['pass@2']:.3f} (95 %: {low:.3f} to "

@@ -1,11 +1,11 @@
 """TRMClassifier with its defaults against other classifiers, on tables.
 
-``python benchmarks/tables.py ../shared/data/tabular`` takes every ``pmlb_*.csv`` and
-``uci_*.csv`` there (the last column is the class) and four tables of scikit-learn, in 5
-stratified folds. It prints, for each table and classifier, the means over the folds of
-accuracy, log loss, expected calibration error and seconds, and at the end the means
-over the tables. Two twins train for as long as ours did: one without recursion, and one
-whose calls of the network have weights of their own.
+``python benchmarks/tables.py ../shared/data/tabular`` takes every file ``*.csv`` there
+(the last column is the class) and four tables of scikit-learn, in 5 stratified folds.
+It prints, for each table and classifier, the means over the folds of accuracy, log
+loss, expected calibration error and seconds, and at the end the means over the tables.
+Two twins train for as long as ours did: one without recursion, and one whose calls of
+the network have weights of their own.
 """
 
 import argparse
@@ -69,9 +69,8 @@ class UntiedClassifier(TRMClassifier):
 
 def tables(folder):
     for path in sorted(folder.glob("*.csv")) if folder else []:
-        if not path.name.startswith("monks"):  # their own split of pmlb's tables
-            table = pd.read_csv(path)
-            yield path.stem, table.iloc[:, :-1], table.iloc[:, -1].to_numpy()
+        table = pd.read_csv(path)
+        yield path.stem, table.iloc[:, :-1], table.iloc[:, -1].to_numpy()
     for load in (load_iris, load_wine, load_breast_cancer, load_digits):
         X, y = load(return_X_y=True, as_frame=True)
         yield load.__name__.removeprefix("load_"), X, y.to_numpy()

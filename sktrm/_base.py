@@ -21,7 +21,7 @@ from sktrm._optimizers import BETAS, OPTIMIZERS
 from sktrm._progress import CallbackSupportMixin, train_in_tasks
 from sktrm._slots import Rows, Slots
 from sktrm._stepping import Stepping
-from sktrm._training import LR_SCHEDULES, DeepSupervisionNet
+from sktrm._training import LR_SCHEDULES, DeepSupervisionNet, checked_callbacks
 from sktrm.augmentation import Augmentation, TokenSpace
 from sktrm.nn import TinyRecursionModel
 from sktrm.nn.blocks import MIXERS
@@ -171,7 +171,7 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
             batch_size=self.batch_size,
             train_split=None,
             # skorch mutates the callbacks it is given.
-            callbacks=clone(list(self.callbacks or []), safe=False),
+            callbacks=clone(checked_callbacks(self.callbacks), safe=False),
             device=str(self._device),
             **self._loop_parameters(),
         )

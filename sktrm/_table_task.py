@@ -159,7 +159,7 @@ def _check_labels(y: Any, name: str) -> np.ndarray:
         y, ensure_2d=False, dtype=None, ensure_all_finite="allow-nan", input_name=name
     )
     y = column_or_1d(y, warn=True)
-    if y.dtype.kind in "fO" and any(is_missing(label, name) for label in y.tolist()):
+    if y.dtype.kind in "fOmM" and any(is_missing(label, name) for label in y.tolist()):
         raise ValueError(f"Input {name} contains NaN or None: every row needs a label.")
     check_classification_targets(y)
     return y

@@ -2,13 +2,13 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import EpochTimer, PassthroughScoring
+from skorch.callbacks import EpochTimer, LRScheduler, PassthroughScoring
 from torch import Tensor, nn
 
 from sktrm._guarding import EarlyStop, Guarding
@@ -23,6 +23,19 @@ LR_SCHEDULES = {
 }
 # The halting loss counts half, as in the authors' code.
 HALT_WEIGHT = 0.5
+
+
+def checked_callbacks(callbacks: Sequence[Any] | None) -> list[Any]:
+    """Return the callbacks; raise ValueError for one that would have no effect."""
+    for callback in callbacks or ():
+        found = callback[1] if isinstance(callback, tuple) else callback
+        kind = found if isinstance(found, type) else type(found)
+        if issubclass(kind, LRScheduler):
+            raise ValueError(
+                "callbacks must hold no LRScheduler: the learning rate follows "
+                "lr_schedule and lr_warmup_steps."
+            )
+    return list(callbacks or ())
 
 
 class SupervisionLoss(nn.Module):

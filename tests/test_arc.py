@@ -185,6 +185,18 @@ def test_adapt_learns_a_new_task_and_leaves_the_others(fitted):
     assert not torch.equal(table(solver)[2], three)
 
 
+def test_adapt_finds_the_rule_of_a_task_among_those_it_knows(fitted):
+    X, y, ids = shifts()
+    solver = pickle.loads(pickle.dumps(fitted))
+    two = np.flatnonzero(np.array(ids) == "two")
+    solver.set_params(max_epochs=40)
+    solver.adapt(X[two[:9]], y[two[:9]], ["again"] * 9)
+    unseen = two[9:]
+    answers = solver.predict(X[unseen], task_ids=["again"] * len(unseen))
+    same = solver.predict(X[unseen], task_ids=["two"] * len(unseen))
+    assert np.mean([(a == b).all() for a, b in zip(answers, same, strict=True)]) > 0.8
+
+
 def test_what_adapt_refuses_leaves_no_task_behind(fitted):
     X, y, _ = shifts()
     solver = pickle.loads(pickle.dumps(fitted))
@@ -312,6 +324,8 @@ def test_the_two_best_answers_are_submitted(viewed, tmp_path):
     for answers in best:
         shown = {(a.shape, a.tobytes()) for a in answers}
         assert len(shown) == len(answers)
+    second = [test["attempt_2"] for tests in found.values() for test in tests]
+    assert second == [answers[:2][-1].tolist() for answers in best]
 
 
 def test_answers_that_are_no_colours_are_no_submission(fitted):
@@ -380,6 +394,8 @@ def test_the_benchmark_runs_from_files_to_a_submission(tmp_path, capsys):
     assert not any(str(task).startswith("concept") for task in ids)
     found = arc_agi.run(args)
     assert 0 <= found["pass@1"] <= found["pass@2"] <= 1
+    low, high = found["pass@2_interval"]
+    assert low <= found["pass@2"] <= high
     assert "is a valid submission" in capsys.readouterr().out
 
 

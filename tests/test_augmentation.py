@@ -51,6 +51,14 @@ def is_solved(grid, box):
     return all(set(unit) == full for unit in (*grid, *grid.T, *boxes))
 
 
+def test_the_sudoku_group_is_drawn_whole():
+    """Of 4 x 4: bands, stacks, rows and columns in them, and the transpose."""
+    _, _, space, _ = task((2, 2))
+    draw = torch.Generator().manual_seed(0)
+    maps = SudokuGroup((2, 2)).draw(4000, space, draw).cells
+    assert len({tuple(cells) for cells in maps.tolist()}) == 8 * 8 * 2
+
+
 @pytest.mark.parametrize("box", [(2, 2), (2, 3), (3, 2), (3, 3)])
 def test_a_solved_sudoku_stays_solved(box):
     inputs, labels, space, encoder = task(box)

@@ -608,8 +608,9 @@ class TestBadInput:
             np.array(["a", np.nan], dtype=object),
             np.array(["a", None], dtype=object),
             pd.Series(["a", None], dtype="string"),
+            np.array(["2026-01-01", "NaT"], dtype="datetime64[s]"),
         ],
-        ids=["float", "object", "none", "string"],
+        ids=["float", "object", "none", "string", "time"],
     )
     def test_labels_with_nan(self, labels):
         y = np.tile(labels, 20)

@@ -310,14 +310,31 @@ class TestDisplay:
 
 class TestCallbacks:
     def test_skorch_callbacks_are_cloned(self, table):
-        scheduler = LRScheduler("StepLR", step_size=1)
+        score = EpochScoring(
+            lambda net, X, y: 1.0, name="one", on_train=True, use_caching=False
+        )
         stopping = EarlyStopping(monitor="train_loss", patience=1, threshold=1e9)
-        model = fast(max_epochs=10, callbacks=[("stop", stopping), scheduler])
-        before = [dict(vars(callback)) for callback in (stopping, scheduler)]
+        model = fast(max_epochs=10, callbacks=[("stop", stopping), score])
+        before = [dict(vars(callback)) for callback in (stopping, score)]
         model.fit(*table)
-        assert [vars(callback) for callback in (stopping, scheduler)] == before
+        assert [vars(callback) for callback in (stopping, score)] == before
         assert model.n_iter_ == 2
         assert clone(model).get_params()["callbacks"] is not None
+
+    @pytest.mark.parametrize(
+        "callback", [LRScheduler(), LRScheduler, ("rate", LRScheduler())]
+    )
+    def test_a_schedule_that_would_have_no_effect_is_refused(self, table, callback):
+        with pytest.raises(ValueError, match=r"no LRScheduler: .* lr_schedule"):
+            fast(callbacks=[callback]).fit(*table)
+
+    def test_skorch_callbacks_may_watch_the_validation(self, table):
+        X, y = table
+        stopping = EarlyStopping(
+            monitor="valid_exact_match", lower_is_better=False, patience=1, threshold=9
+        )
+        model = fast(max_epochs=10, callbacks=[stopping])
+        assert model.fit(X, y, X_val=X, y_val=y).n_iter_ == 2
 
     def test_skorch_callbacks_add_to_the_history(self, table):
         def n_weights(net, X, y):

@@ -12,7 +12,7 @@ from conftest import tiny_solver
 from sklearn.base import clone
 
 from sktrm._inference import solve
-from sktrm._tries import Choice, Tries, Verified, Vote, draw_views
+from sktrm._tries import Choice, Ranking, Tries, Verified, Vote, draw_views
 from sktrm.augmentation import (
     Dihedral,
     SudokuGroup,
@@ -67,6 +67,14 @@ def test_a_view_is_undone():
         answer = tries.see(questions[:1], number)[0] * moved
         undone = tries.undo(answer.numpy(), number)
         np.testing.assert_array_equal(undone, questions[0] * signs)
+
+
+def test_a_ranking_is_by_votes_then_confidence():
+    ranking = Ranking(1, 5)
+    given = [(7, 0.2), (8, 0.9), (9, 0.5), (7, 0.1), (6, 0.4)]
+    for number, (value, sure) in enumerate(given):
+        ranking.judge(0, number, np.array([value]), sure, False)
+    assert [int(a[0]) for a in ranking.best(0, 3)] == [7, 8, 9]
 
 
 ENDS = [  # number, answer, confidence, halted

@@ -33,6 +33,7 @@ def fetch_arc_agi(
     *,
     concept: bool = False,
     data_home: str | PathLike[str] | None = None,
+    download_if_missing: bool = True,
     return_X_y: bool = False,
 ) -> Bunch | tuple[list[np.ndarray], list[np.ndarray]]:
     """Load ARC-AGI-1 or ARC-AGI-2: pairs of grids, each of some task.
@@ -51,6 +52,9 @@ def fetch_arc_agi(
     data_home : str or path-like, default=None
         Folder of all data sets; None takes that of the environment variable
         ``SKTRM_DATA``, or else scikit-learn's, ``~/scikit_learn_data``.
+    download_if_missing : bool, default=True
+        As in the other fetchers, but without effect: Kaggle's files are never
+        downloaded.
     return_X_y : bool, default=False
         Return ``(data, target)`` alone.
 
