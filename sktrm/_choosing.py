@@ -67,7 +67,7 @@ class Choosing:
     _task_tries: Any
     _seeds: list[int]
     _sizes: dict[str, Any]
-    n_rollouts: int | str
+    n_rollouts: Any
     rollout_noise: float
     halt_threshold: float
 
@@ -110,13 +110,13 @@ class Choosing:
     ) -> int:
         """Return ``n_rollouts``, or what stands for "auto"."""
         if self.n_rollouts != "auto":
-            return self.n_rollouts  # type: ignore[return-value]  # checked by the caller
+            given: int = self.n_rollouts  # checked by the caller
+            return given
         # Further tries are for rows that are not settled: a vote makes all of them.
         may_settle = self.halt_threshold < 1 or verifier is not None
         votes = augment_votes > 1 or choose == "vote"
-        if "symbols" in self._sizes and may_settle and not votes:
-            return _ROLLOUTS if self.rollout_noise else 1
-        return 1
+        pays = "symbols" in self._sizes and may_settle and not votes
+        return _ROLLOUTS if pays and self.rollout_noise else 1
 
     def _choice(
         self,

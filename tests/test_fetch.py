@@ -296,10 +296,11 @@ def test_arc_versions_and_concepts_are_other_files(tmp_path):
     assert set(arc.subset) == {"training2", "evaluation2", "concept"}
     assert "ConceptARC" in arc.DESCR
     assert "ConceptARC: MIT" in arc.licence
-    with pytest.raises(
-        FileNotFoundError, match=r"put arc-agi_training_challenges.json"
-    ):
-        fetch_arc_agi(1, data_home=tmp_path)
+    for missing in (True, False):  # nothing is downloaded either way
+        with pytest.raises(
+            FileNotFoundError, match=r"put arc-agi_training_challenges.json"
+        ):
+            fetch_arc_agi(1, data_home=tmp_path, download_if_missing=missing)
     with pytest.raises(ValueError, match="version must be 1 or 2, got 3"):
         fetch_arc_agi(3, data_home=tmp_path)
 

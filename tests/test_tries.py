@@ -274,11 +274,8 @@ def test_no_more_tries_are_in_flight_than_a_batch(guesser, puzzles, monkeypatch)
 
 def test_tries_that_cannot_matter_are_not_made(guesser, puzzles):
     X, _ = puzzles
-    guesser.halt_threshold = 0.0
-    try:
+    with changed(guesser, halt_threshold=0.0):
         assert (guesser.solve(X, n_rollouts=50).n_steps == 1).all()
-    finally:
-        guesser.halt_threshold = 0.6
 
 
 def test_questions_on_the_device_or_not(guesser, puzzles):
@@ -327,14 +324,11 @@ def test_votes_need_an_augmentation(trained, copies):
 
 
 def test_rollouts_need_noise(guesser, puzzles):
-    guesser.rollout_noise = 0.0
-    try:
+    with changed(guesser, rollout_noise=0.0):
         with pytest.raises(ValueError, match="n_rollouts=4 needs rollout_noise"):
             guesser.predict(puzzles[0], n_rollouts=4)
         with pytest.raises(ValueError, match="n_rollouts=4 needs rollout_noise"):
             clone(guesser).set_params(n_rollouts=4).fit(*puzzles)
-    finally:
-        guesser.rollout_noise = 1.0
 
 
 def test_a_verifier_that_raises_says_at_which_row(guesser, puzzles):
@@ -376,11 +370,8 @@ def test_tries_hold_no_states(guesser):
 
 def test_any_number_of_tries_is_bounded_by_what_is_thought(guesser, puzzles):
     X, _ = puzzles
-    guesser.halt_threshold = 0.0  # every row is settled by its first try
-    try:
+    with changed(guesser, halt_threshold=0.0):  # each row is settled by its first try
         solutions = guesser.solve(X, n_rollouts=10**12)
-    finally:
-        guesser.halt_threshold = 0.6
     assert (solutions.n_steps == 1).all()
 
 

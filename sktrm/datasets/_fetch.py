@@ -240,14 +240,15 @@ def _download(source: Source, path: Path) -> None:
             f"{source.title} could not be downloaded: {error} "
             f"{_what_to_put(source, path)}"
         ) from error
-    _check_published(path, published, source)
-    _record(path).write_text(f"{_sha256(path)}  {path.name}\n", encoding="utf-8")
+    checksum = _sha256(path)
+    _check_published(path, checksum, published, source)
+    _record(path).write_text(f"{checksum}  {path.name}\n", encoding="utf-8")
 
 
-def _check_published(path: Path, file: Any, source: Source) -> None:
+def _check_published(path: Path, checksum: str, file: Any, source: Source) -> None:
     """Remove ``path`` and raise OSError if it is not the hub's ``file``."""
     if file.lfs is not None:
-        kind, expected, found = "SHA-256", file.lfs.sha256, _sha256(path)
+        kind, expected, found = "SHA-256", file.lfs.sha256, checksum
     else:  # small files lie in git itself
         kind, expected, found = "git id", file.blob_id, _git_id(path)
     if found != expected:

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -256,7 +257,8 @@ class TinyRecursionModel(CompiledSteps, nn.Module):
     ) -> Carry:
         """Return a state for each of ``inputs``: one draw of ``noise`` for all."""
         start = self.initial_carry(1, noise, generator)
-        return Carry(*(self.embedding.allot(state, inputs) for state in start))  # type: ignore[operator]
+        allot: Any = self.embedding.allot
+        return Carry(*(allot(state, inputs) for state in start))
 
     def start(self, n_rows: int, carry: Carry | None, fresh: Tensor | None) -> Carry:
         """Return ``carry``, with the rows marked ``fresh`` put to the initial state."""
