@@ -91,8 +91,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     max_epochs : int or "auto", default="auto"
         Passes over the data. An epoch starts every row exactly once. "auto" starts
         120,000 rows in all, fewer of tables with more than 24 columns (60,000 of 48),
-        each at least 20 times and at most 400 times, or as often as there are rows:
-        few rows would be memorised.
+        each at least 20 times and at most 400 times.
     max_time : float or None, default=None
         Seconds after which training ends, before ``max_epochs`` if need be; the
         learning rate's schedule then follows the time. What is learned depends on the
@@ -316,8 +315,9 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
             Weights of the rows in the loss; rows of weight zero are left out. A row
             counts for one batch at most: see ``batch_size``.
         X_val, y_val : like X and y, default=None
-            Rows to validate on after each epoch. The weights that do best are kept;
-            with ``early_stopping`` training ends when they stop getting better.
+            Rows to validate on after each epoch. The weights that do best are kept, and
+            with ``early_stopping`` training ends when they stop getting better; without
+            it they validate all the same, unlike in HistGradientBoosting.
         sample_weight_val : array-like of shape (n_val,), default=None
             Weights of those rows in the validation scores.
 
@@ -428,9 +428,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
             return int(self.max_epochs)
         started = _ROWS_STARTED * min(1.0, _COLUMNS / self.n_features_in_)
         fewest, most = _EPOCHS
-        return int(
-            np.clip(round(started / n_rows), fewest, max(fewest, min(most, n_rows)))
-        )
+        return int(np.clip(round(started / n_rows), fewest, most))
 
     def _stops_early(self, n_rows: int, held_out: bool) -> bool:
         if isinstance(self.early_stopping, str):

@@ -253,7 +253,7 @@ class TestWeights:
 
 @pytest.mark.parametrize(
     ("n_rows", "n_columns", "epochs"),
-    [(2000, 5, 60), (2000, 48, 30), (100, 5, 100), (10, 5, 20), (50_000, 5, 20)],
+    [(2000, 5, 60), (2000, 48, 30), (100, 5, 400), (10, 5, 400), (50_000, 5, 20)],
 )
 def test_auto_epochs_start_so_many_rows_and_fewer_wide_ones(n_rows, n_columns, epochs):
     model = TRMClassifier()
@@ -305,6 +305,14 @@ class TestTrainingOn:
         model.partial_fit(X[one], y[one], classes=np.unique(y))
         model.partial_fit(X, y)
         assert model.n_iter_ == 2
+
+    def test_partial_fit_takes_weights(self, table):
+        X, y = table
+        weights = np.where(y == "yes", 1.0, 0.0)
+        model = tiny_classifier()
+        for _ in range(4):
+            model.partial_fit(X, y, classes=np.unique(y), sample_weight=weights)
+        assert (model.predict(X) == "yes").all()
 
     def test_partial_fit_cannot_balance(self, table):
         X, y = table
@@ -435,6 +443,16 @@ class TestValidation:
         model = tiny_classifier(class_weight=weight, early_stopping=False)
         model.fit(X, y, X_val=X, y_val=y)
         assert model.validation_score_ == 1
+
+    def test_rows_count_in_validation_by_their_weights(self, table):
+        X, y = table
+        wrong = np.arange(len(y)) % 3 == 0
+        labels = np.where(wrong, np.where(y == "yes", "no", "yes"), y)
+        model = tiny_classifier(max_epochs=10).fit(
+            X, y, X_val=X, y_val=labels, sample_weight_val=np.where(wrong, 0.0, 3.0)
+        )
+        assert model.validation_score_ == model.score(X[~wrong], y[~wrong])
+        assert model.validation_score_ != model.score(X, labels)
 
     @pytest.mark.parametrize(
         ("given", "message"),
