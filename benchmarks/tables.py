@@ -24,7 +24,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wi
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
@@ -201,6 +201,8 @@ def arguments():
     parser.add_argument("--models", nargs="*", help="names, TRM first, of all")
     parser.add_argument("--set", default="{}", help="TRM's parameters, as JSON")
     parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0, help="of the folds")
+    parser.add_argument("--n-train", type=int, help="rows of a fold to learn, of all")
     parser.add_argument("--twin-folds", type=int, default=5, help="of the two twins")
     parser.add_argument("--out", help="append every figure to this file, as JSON lines")
     parser.add_argument(
@@ -215,12 +217,17 @@ def arguments():
     return args
 
 
-def folds_of(table, y, n_folds):
-    """Return the stratified folds, fewer for a class of fewer rows."""
+def folds_of(args, table, y, n_folds):
+    """Return stratified folds, fewer for a class of fewer rows, or parts to learn."""
+    if args.n_train:
+        parts = StratifiedShuffleSplit(
+            n_folds, train_size=args.n_train, random_state=args.seed
+        )
+        return list(parts.split(np.zeros(len(y)), y))
     rarest = np.unique(y, return_counts=True)[1].min()
     if rarest < n_folds:
         print(f"{table}: {rarest} folds, for the smallest class has no more rows")
-    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    folds = StratifiedKFold(5, shuffle=True, random_state=args.seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of the rare class, just told
         return list(folds.split(np.zeros(len(y)), y))[: min(n_folds, rarest)]
@@ -228,7 +235,7 @@ def folds_of(table, y, n_folds):
 
 def compare(args, table, X, y):
     """Yield each classifier's name and the means of its figures over the folds."""
-    folds, seconds = folds_of(table, y, args.folds), []
+    folds, seconds = folds_of(args, table, y, args.folds), []
     clock = time.process_time if args.own_time else time.perf_counter
     for name, model in contenders(X):
         if args.models and name not in args.models:
@@ -253,7 +260,7 @@ def temperatures(args):
     )
     gains = []
     for table, X, y in chosen(args):
-        train, test = folds_of(table, y, 1)[0]
+        train, test = folds_of(args, table, y, 1)[0]
         model = TRMClassifier(early_stopping=True, random_state=0)
         model.set_params(**json.loads(args.set))
         model.fit(X.iloc[train], y[train])

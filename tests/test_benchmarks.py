@@ -1,8 +1,10 @@
 """The scripts of the published benchmarks, on files of a few puzzles."""
 
+import copy
 import json
 import sys
 from argparse import Namespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,15 +13,17 @@ from conftest import ROOT, tiny_solver
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import _authors
 import _report
 import levers
 import maze_hard
 import speed
 import sudoku
 import sudoku_extreme
+import tables
 from _checkpoint import Checkpoint
 
-from sktrm import TRMSolver, load_pretrained
+from sktrm import TRMClassifier, TRMSolver, load_pretrained
 from sktrm.datasets import make_maze, make_sudoku
 
 TINY = {
@@ -142,6 +146,79 @@ def test_a_script_goes_on_where_it_was(script, home, capsys):
         assert "seconds" not in lines(out)[-1]
 
 
+class FakeHead(torch.nn.Module):
+    """With the interface of the authors': two steps that guess from a cell alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = torch.nn.Linear(11, 11)
+        self.model = SimpleNamespace(puzzle_emb=torch.nn.BatchNorm1d(1))
+
+    def initial_carry(self, batch):
+        return SimpleNamespace(steps=torch.zeros(len(batch["inputs"])))
+
+    def forward(self, carry, batch, return_keys):
+        tokens = torch.nn.functional.one_hot(batch["inputs"].long(), 11).float()
+        logits = self.read(tokens)
+        nll = torch.nn.functional.cross_entropy(
+            logits.transpose(1, 2), batch["labels"], reduction="sum"
+        )
+        found = {"preds": logits.argmax(-1), "q_halt_logits": logits[:, 0, 0]}
+        carry = SimpleNamespace(steps=carry.steps + 1)
+        return carry, nll / 81, {}, found, bool((carry.steps == 2).all())
+
+
+class FakeAverage:
+    """The last weights."""
+
+    def __init__(self, decay):
+        self.decay = decay
+
+    def register(self, head): ...
+
+    def update(self, head): ...
+
+    def ema_copy(self, head):
+        return copy.deepcopy(head)
+
+
+def test_the_authors_code_is_trained_and_reported_on_alike(home, monkeypatch, capsys):
+    ema, embedding = ModuleType("models.ema"), ModuleType("models.sparse_embedding")
+    ema.EMAHelper = FakeAverage
+    embedding.CastedSparseEmbeddingSignSGD_Distributed = (
+        lambda buffers, weight_decay, world_size: torch.optim.SGD(
+            [torch.zeros(1)], weight_decay=weight_decay
+        )
+    )
+    for module in (ModuleType("models"), ema, embedding):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(_authors, "make_head", lambda folder, **config: FakeHead())
+    out = home / "authors.jsonl"
+    settings = {"compile": False, "warmup_steps": 20, "lr": 0.1, "batch_size": 8}
+    given = ["--reference", "theirs", "--reference-set", json.dumps(settings)]
+    given += ["--n-train", "30", "--out", str(out)]
+    sudoku_extreme.run(sudoku_extreme.read_arguments(arguments(home, 1.0, *given)))
+    (found,) = map(json.loads, out.read_text().splitlines())
+    assert found["way"] == "the authors' code, all steps"
+    assert found["settings"] == {**_authors.SETTINGS, **settings}
+    assert found["seconds"] >= 1.0
+    assert found["n_optimizer_steps"] > 20
+    assert found["mean_steps"] == 2
+    assert found["validation"] == 0 == found["exact_match"]
+    # 70 of 81 cells are given, and it learned to copy those.
+    assert found["cell_accuracy"] > 0.8
+    assert capsys.readouterr().out.count(" s, step ") == _authors.N_VALIDATIONS
+
+
+def test_the_authors_rate_warms_up_and_falls():
+    authors = SimpleNamespace(settings={**_authors.SETTINGS, "lr": 1.0}, n_steps=50)
+    assert _authors.Authors._rate(authors, 0.0) == 0.25
+    authors.n_steps = 1000
+    assert _authors.Authors._rate(authors, 0.5) == pytest.approx(0.5)
+    authors.settings["schedule"] = "constant"
+    assert _authors.Authors._rate(authors, 1.0) == 1
+
+
 def test_a_checkpoint_of_another_training_is_refused(home):
     """Its rows in flight, its best weights and its tasks are not those of this one."""
     checkpoint = home / "run.ckpt"
@@ -216,6 +293,43 @@ def test_mazes_from_the_generator_are_judged_by_their_paths(tmp_path):
     more = ("--generated", "4", "--n-train", "20", "--size", "small")
     found = maze_hard.run(maze_hard.read_arguments(arguments(tmp_path, 0.2, *more)))
     assert 0 <= found["exact_match"] <= found["valid_shortest"] <= 1
+
+
+def test_the_untied_twin_has_a_network_for_each_call():
+    X = np.random.RandomState(0).randint(3, size=(60, 4))
+    size = {name: TINY[name] for name in ("hidden_size", "n_heads", "dtype")}
+    calls = {
+        "n_latent_recursions": 3,
+        "n_deep_recursions": 1,
+        "n_supervision_steps": 1,
+        "max_epochs": 2,
+        "random_state": 0,
+    }
+    untied = tables.UntiedClassifier(**size, **calls).fit(X, X[:, 0])
+    tied = TRMClassifier(**size, **calls).fit(X, X[:, 0])
+    nets = untied.module_.net.nets
+    assert len(nets) == 4
+    others = tables.size(tied) - sum(p.numel() for p in tied.module_.net.parameters())
+    per_net = sum(p.numel() for p in nets[0].parameters())
+    assert tables.size(untied) == others + 4 * per_net
+    # Each has learned something of its own.
+    firsts = [next(net.parameters()) for net in nets]
+    assert all(not torch.equal(firsts[0], first) for first in firsts[1:])
+    assert untied.module_.net.n_calls % 4 == 0
+
+
+def test_tables_are_cut_into_folds_or_parts():
+    y = np.repeat([0, 1, 2], [40, 17, 3])
+    args = Namespace(n_train=None, seed=0)
+    folds = tables.folds_of(args, "some", y, 5)
+    assert len(folds) == 3  # as many as the rarest class has rows
+    assert all(set(y[train]) == {0, 1, 2} for train, _ in folds)
+    args.n_train = 20
+    parts = tables.folds_of(args, "some", y, 2)
+    assert [(len(train), len(test)) for train, test in parts] == [(20, 40)] * 2
+    args.seed = 1
+    (train, _), *_ = tables.folds_of(args, "some", y, 2)
+    assert not np.array_equal(train, parts[0][0])
 
 
 @pytest.mark.parametrize(
