@@ -1,7 +1,8 @@
 """TRMClassifier with its defaults against other classifiers, on tables.
 
 ``python benchmarks/tables.py ../shared/data/tabular`` takes every file ``*.csv`` there
-(the last column is the class) and four tables of scikit-learn, in 5 stratified folds.
+(the last column is the class) and four tables of scikit-learn, in 5 stratified folds,
+or learns ``--n-train`` rows and tests with the others.
 It prints, for each table and classifier, the means over the folds of accuracy, log
 loss, expected calibration error and seconds, and at the end the means over the tables.
 Two twins train for as long as ours did: one without recursion, and one whose calls of
@@ -202,7 +203,7 @@ def arguments():
     parser.add_argument("--set", default="{}", help="TRM's parameters, as JSON")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the folds")
-    parser.add_argument("--n-train", type=int, help="rows of a fold to learn, of all")
+    parser.add_argument("--n-train", type=int, help="learn so many, drawn at random")
     parser.add_argument("--twin-folds", type=int, default=5, help="of the two twins")
     parser.add_argument("--out", help="append every figure to this file, as JSON lines")
     parser.add_argument(
@@ -305,7 +306,9 @@ def main():
             means.setdefault(name, []).append(figures)
             if args.out:
                 with open(args.out, "a") as file:
-                    row = {"table": table, "model": name, "set": args.set, **figures}
+                    about = {k: getattr(args, k) for k in ("folds", "seed", "n_train")}
+                    row = {"table": table, "model": name, "set": args.set, **about}
+                    row |= figures
                     file.write(json.dumps(row) + "\n")
     for name, rows in means.items():
         show("mean", name, {key: np.mean([r[key] for r in rows]) for key in rows[0]})

@@ -17,7 +17,7 @@ from sktrm.inspection import RecursionDisplay
 # For thousands of puzzles and minutes of training; chosen by puzzles of another seed.
 LARGER_STEPS = {"batch_size": 64, "lr": 8e-3}
 N_TRIES = 16  # four times as many as by default
-# After a minute of training the halting head is right, but not yet 95 % sure.
+# Not 0.95: a minute's training may leave the halting head right, but unsure.
 HALT_THRESHOLD = 0.9
 
 

@@ -91,7 +91,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     max_epochs : int or "auto", default="auto"
         Passes over the data. An epoch starts every row exactly once. "auto" starts
         120,000 rows in all, fewer of tables with more than 24 columns (60,000 of 48),
-        each at least 20 times and at most 400 times.
+        each at least 20 times and at most 400 times. What few rows do not settle is
+        then answered too surely: see "Few rows" in the user guide's page on tables.
     max_time : float or None, default=None
         Seconds after which training ends, before ``max_epochs`` if need be; the
         learning rate's schedule then follows the time. What is learned depends on the
@@ -317,7 +318,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         X_val, y_val : like X and y, default=None
             Rows to validate on after each epoch. The weights that do best are kept, and
             with ``early_stopping`` training ends when they stop getting better; without
-            it they validate all the same, unlike in HistGradientBoosting.
+            it, where HistGradientBoosting raises, they validate all the same.
         sample_weight_val : array-like of shape (n_val,), default=None
             Weights of those rows in the validation scores.
 
