@@ -38,7 +38,7 @@ def parser(description, *, budget, holds_out=True):
     add("--save", help="safetensors file for the weights, in float16")
     add("--out", help="append every figure to this file, as JSON lines")
     if holds_out:
-        add("--n-test", type=int, default=1000, help="test rows at most")
+        add("--n-test", type=int, default=1000, help="test rows at most; 0 all")
         add("--n-validation", type=int, default=100, help="training rows that choose")
     add("--data-home", help="folder of all data sets")
     add("--seed", type=int, default=0)
@@ -107,7 +107,8 @@ def three_parts(args, train, test):
 
 def test_part(args, test):
     """Return the rows of a Bunch to test with, and their ratings."""
-    rows = np.random.RandomState(args.seed).permutation(len(test.data))[: args.n_test]
+    order = np.random.RandomState(args.seed).permutation(len(test.data))
+    rows = order[: args.n_test or None]
     return (test.data[rows], test.target[rows]), test.rating[rows]
 
 

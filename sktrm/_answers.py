@@ -377,10 +377,10 @@ class GridAnswers(Choosing):
     def _read_answers(self, answer_logits: Tensor) -> Tensor:
         """Return each cell's likeliest token of y, negative where PAD beats it."""
         logits = answer_logits[:, : self._encoder.answer_cells]
-        tokens = torch.tensor(
-            self._encoder.answer_tokens, dtype=torch.int32, device=logits.device
-        )
-        best, position = logits[..., tokens].max(dim=-1)
+        # Of a million rows, the answers are held in as few bytes as the questions.
+        known = np.array(self._encoder.answer_tokens, self._encoder.vocabulary.dtype)
+        tokens = torch.as_tensor(known, device=logits.device)
+        best, position = logits[..., tokens.int()].max(dim=-1)
         answers = tokens[position]
         if self._encoder.predicts_size:
             answers = torch.where(logits[..., PAD] > best, -answers, answers)

@@ -1,7 +1,7 @@
 """TRMClassifier: ordinary tables in, labels and probabilities out."""
 
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,6 @@ from sktrm._table_answers import TableAnswers
 from sktrm._table_task import Labelled, TableTask
 
 _MANY_ROWS = 10_000  # with more of them early_stopping="auto" holds rows out
-_ROWS_STARTED = 120_000  # by max_epochs="auto", over all epochs
-_COLUMNS = 24  # of more, so many fewer rows: a step takes as long as a row is wide
-_EPOCHS = (20, 400)  # its limits
 
 
 class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
@@ -80,8 +77,10 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         will start.
     lr_warmup_steps : int, default=100
         Optimiser steps over which the learning rate grows to ``lr``.
-    weight_decay : float, default=0.5
-        Decoupled weight decay.
+    weight_decay : float or "auto", default="auto"
+        Decoupled weight decay. "auto" is 0.5, and more where ``max_epochs="auto"``
+        comes to its limit of 400, up to 3: 1.5 for 100 rows of 24 columns at most. In
+        ``partial_fit``, which does not know how many rows there will be, it is 0.5.
     max_grad_norm : float or None, default=1.0
         Norm to which the gradient is clipped; None does not clip.
     ema_decay : float, default=0.999
@@ -204,6 +203,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         "min_frequency": [Interval(Integral, 1, None, closed="left")],
         "max_categories": [Interval(Integral, 1, None, closed="left")],
         "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "max_epochs": [
             Interval(Integral, 1, None, closed="left"),
             StrOptions({"auto"}),
@@ -233,7 +233,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         lr: float | str = "auto",
         lr_schedule: str = "cosine",
         lr_warmup_steps: int = 100,
-        weight_decay: float = 0.5,
+        weight_decay: float | str = "auto",
         max_grad_norm: float | None = 1.0,
         ema_decay: float = 0.999,
         max_epochs: int | str = "auto",
@@ -353,6 +353,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         n_rows = len(rows.labels)
         if not goes_on:
             self._learn_columns(rows)
+            self._decay = self._choose_decay(n_rows)
             self._start_training(self._space(), min(self.batch_size, n_rows))
         self._fit_rows(rows, held_out, self._n_epochs(n_rows), X, y, sample_weight)
         return self
@@ -399,6 +400,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         rows = self._label(table, y, weights)
         if not goes_on:
             self._learn_columns(rows)
+            self._decay = self._choose_decay(None)
             self._start_training(self._space(), self.batch_size)
         self._fit_rows(rows, None, None, X, y, sample_weight)
         return self
@@ -422,14 +424,6 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     def _calibrate(self, held_out: Rows | None) -> None:
         """Find the temperature."""
         self.temperature_ = self._find_temperature(held_out)
-
-    def _n_epochs(self, n_rows: int) -> int:
-        """Return ``max_epochs``, or what stands for "auto"."""
-        if not isinstance(self.max_epochs, str):
-            return int(self.max_epochs)
-        started = _ROWS_STARTED * min(1.0, _COLUMNS / self.n_features_in_)
-        fewest, most = _EPOCHS
-        return int(np.clip(round(started / n_rows), fewest, most))
 
     def _stops_early(self, n_rows: int, held_out: bool) -> bool:
         if isinstance(self.early_stopping, str):

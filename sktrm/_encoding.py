@@ -355,7 +355,10 @@ class GridEncoder:
         """
         table = np.empty(self.vocabulary.n_tokens, dtype=self.y_dtype)
         table[list(self.answer_tokens)] = self.classes
-        return self.cut_out(table[np.abs(tokens)], tokens, X)
+        values = np.empty(tokens.shape, dtype=table.dtype)
+        for part in _chunks(tokens):
+            values[part] = table[np.abs(tokens[part])]
+        return self.cut_out(values, tokens, X)
 
     def cut_out(
         self, values: np.ndarray, tokens: np.ndarray, X: Grids

@@ -14,13 +14,18 @@ from sktrm._base import (
     check_weights,
     check_y_is_given,
 )
-from sktrm._slots import Rows
+from sktrm._slots import Rows, Slots
 from sktrm._tables import Table, TableEncoder, is_missing
+from sktrm._training import DeepSupervisionNet
 from sktrm.nn import TinyRecursionModel, build_table_model
 
 # On a CPU, products of so few columns gain nothing from bfloat16, and sums in
 # float32 hardly show how many threads made them.
 _NARROW = 16
+_ROWS_STARTED = 120_000  # by max_epochs="auto", over all epochs
+_COLUMNS = 24  # of more, so many fewer rows: a step takes as long as a row is wide
+_EPOCHS = (20, 400)  # its limits
+_DECAY, _MOST_DECAY = 0.5, 3.0  # what weight_decay="auto" may be
 
 
 class TableTask(BaseTRM):
@@ -32,6 +37,8 @@ class TableTask(BaseTRM):
     n_knots: int
     min_frequency: int
     max_categories: int
+    max_epochs: int | str
+    weight_decay: float | str
     class_weight: Any
     classes_: np.ndarray
     is_categorical_: np.ndarray
@@ -106,6 +113,31 @@ class TableTask(BaseTRM):
             there = total > 0
             of_class[there] = total.sum() / (there.sum() * total[there])
         return of_class
+
+    def _n_epochs(self, n_rows: int) -> int:
+        """Return ``max_epochs``, or what stands for "auto"."""
+        if not isinstance(self.max_epochs, str):
+            return int(self.max_epochs)
+        return int(np.clip(round(self._n_epochs_wanted(n_rows)), *_EPOCHS))
+
+    def _n_epochs_wanted(self, n_rows: int) -> float:
+        """Return how often to pass over ``n_rows``, if there were no limits."""
+        return _ROWS_STARTED * min(1.0, _COLUMNS / self.n_features_in_) / n_rows
+
+    def _choose_decay(self, n_rows: int | None) -> float:
+        """Return ``weight_decay``, or what stands for "auto"; None: rows come in parts.
+
+        Where the limit of epochs leaves out training, decay makes up for it.
+        """
+        if not isinstance(self.weight_decay, str):
+            return float(self.weight_decay)
+        wanted = 0.0 if n_rows is None else self._n_epochs_wanted(n_rows)
+        return float(np.clip(_DECAY * wanted / _EPOCHS[1], _DECAY, _MOST_DECAY))
+
+    def _make_net(self, model: TinyRecursionModel, slots: Slots) -> DeepSupervisionNet:
+        """Wrap ``model`` in a skorch net, with the decay that was chosen."""
+        net = super()._make_net(model, slots)
+        return net.set_params(optimizer__weight_decay=self._decay)
 
     def _learn_columns(self, rows: "Labelled") -> None:
         """Learn the encoding, of the rows to train on alone, and the sizes."""

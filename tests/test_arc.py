@@ -22,6 +22,7 @@ from sktrm.nn.tasks import TaskTable, build_task_model, task_table
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import arc_agi
+from _checkpoint import Checkpoint
 
 
 def shifts(n=24):
@@ -397,6 +398,42 @@ def test_the_benchmark_runs_from_files_to_a_submission(tmp_path, capsys):
     low, high = found["pass@2_interval"]
     assert low <= found["pass@2"] <= high
     assert "is a valid submission" in capsys.readouterr().out
+    # Within the same budget a second run has nothing left to do but answer.
+    resumed = [*given, "--resume", str(tmp_path / "run.ckpt")]
+    for _ in range(2):
+        arc_agi.run(arc_agi.read_arguments(resumed))
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    first, second = map(json.loads, lines[-2:])
+    assert second["n_optimizer_steps"] == first["n_optimizer_steps"] + 1
+    assert f"going on after {first['seconds']:.0f} s" in capsys.readouterr().out
+
+
+def test_tasks_go_on_where_a_checkpoint_left_them(tmp_path):
+    """In two runs the network, the embeddings and their views are those of one."""
+    X, y, ids = ragged()
+
+    def after(n_epochs, *callbacks):
+        solver = tiny_solver(
+            augmentation=[Dihedral(), Translation()],
+            n_augmentations=3,
+            canvas=(4, 4),
+            max_epochs=n_epochs,
+            lr_schedule="constant",
+            callbacks=callbacks,
+        )
+        return solver.fit(X, y, task_ids=ids).net_
+
+    straight = after(4)
+    path = str(tmp_path / "training.ckpt")
+    after(2, Checkpoint(path))
+    resumed = after(2, Checkpoint(path))
+    assert resumed.n_optimizer_steps_ == straight.n_optimizer_steps_
+    torch.testing.assert_close(
+        resumed.predictor_.state_dict(),
+        straight.predictor_.state_dict(),
+        rtol=0,
+        atol=0,
+    )
 
 
 @pytest.mark.parametrize("size", ["paper", "small"])

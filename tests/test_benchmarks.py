@@ -284,6 +284,16 @@ def test_no_solution_is_in_two_parts():
     assert len(kept[0]) + len(held_out[0]) == 20
 
 
+@pytest.mark.parametrize(("asked", "taken"), [(3, 3), (9, 8), (0, 8)])
+def test_so_many_rows_are_tested_with_or_all(asked, taken):
+    X = np.arange(8)
+    test = SimpleNamespace(data=X, target=10 * X, rating=100 * X)
+    (data, target), rating = _report.test_part(Namespace(seed=0, n_test=asked), test)
+    assert len(set(data)) == taken
+    assert (target == 10 * data).all()
+    assert (rating == 100 * data).all()
+
+
 def test_without_data_a_script_says_what_is_missing(tmp_path, capsys, monkeypatch):
     def refuse(*args, **kwargs):
         raise FileNotFoundError("Put the file there.")
@@ -340,6 +350,16 @@ def test_tables_are_cut_into_folds_or_parts():
     args.seed = 1
     (train, _), *_ = tables.folds_of(args, "some", y, 2)
     assert not np.array_equal(train, parts[0][0])
+
+
+def test_the_generated_table_is_made_when_it_is_named():
+    named = Namespace(folder=None, tables=["generated", "iris"])
+    assert [name for name, _, _ in tables.chosen(named)] == ["iris", "generated"]
+    everything = Namespace(folder=None, tables=None)
+    assert "generated" not in [name for name, _, _ in tables.chosen(everything)]
+    X, y = tables.generated()
+    assert X.shape == (20_000, 20)
+    assert 0.45 < y.mean() < 0.55
 
 
 @pytest.mark.parametrize(

@@ -261,6 +261,32 @@ def test_auto_epochs_start_so_many_rows_and_fewer_wide_ones(n_rows, n_columns, e
     assert model._n_epochs(n_rows) == epochs
 
 
+class TestDecayOfTheWeights:
+    def used(self, model):
+        return {group["weight_decay"] for group in model.net_.optimizer_.param_groups}
+
+    @pytest.mark.parametrize(
+        ("n_rows", "n_columns", "decay"),
+        [(400, 4, 0.5), (150, 4, 1.0), (50, 4, 3.0), (20, 4, 3.0), (75, 48, 1.0)],
+    )
+    def test_auto_grows_where_epochs_reach_their_limit(self, n_rows, n_columns, decay):
+        X = np.random.RandomState(0).normal(size=(n_rows, n_columns))
+        model = tiny_classifier(weight_decay="auto", max_epochs=1)
+        assert self.used(model.fit(X, X[:, 0] > 0)) == {decay}
+        again = pickle.loads(pickle.dumps(model))
+        assert self.used(again) == {decay}
+
+    def test_rows_that_come_in_parts_do_not_count(self):
+        X = np.random.RandomState(0).normal(size=(50, 4))
+        model = tiny_classifier(weight_decay="auto")
+        assert self.used(model.partial_fit(X, X[:, 0] > 0, [False, True])) == {0.5}
+
+    def test_a_number_is_taken_as_it_is(self):
+        X = np.random.RandomState(0).normal(size=(50, 4))
+        model = tiny_classifier(weight_decay=0.25, max_epochs=1)
+        assert self.used(model.fit(X, X[:, 0] > 0)) == {0.25}
+
+
 class TestTrainingOn:
     def test_warm_start_goes_on_with_the_model(self, table):
         X, y = table
