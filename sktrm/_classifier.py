@@ -1,5 +1,6 @@
 """TRMClassifier: ordinary tables in, labels and probabilities out."""
 
+import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -78,8 +79,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     lr_warmup_steps : int, default=100
         Optimiser steps over which the learning rate grows to ``lr``.
     weight_decay : float or "auto", default="auto"
-        Decoupled weight decay. "auto" is 0.5, and more where ``max_epochs="auto"``
-        comes to its limit of 400, up to 3: 1.5 for 100 rows of 24 columns at most. In
+        Decoupled weight decay. "auto" falls with the number of rows to train on, as the
+        square root of 450 / rows, from 3 for 50 or fewer to 0.5 for 1,800 or more. In
         ``partial_fit``, which does not know how many rows there will be, it is 0.5.
     max_grad_norm : float or None, default=1.0
         Norm to which the gradient is clipped; None does not clip.
@@ -400,7 +401,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         rows = self._label(table, y, weights)
         if not goes_on:
             self._learn_columns(rows)
-            self._decay = self._choose_decay(None)
+            self._decay = self._choose_decay(math.inf)
             self._start_training(self._space(), self.batch_size)
         self._fit_rows(rows, None, None, X, y, sample_weight)
         return self

@@ -1,5 +1,6 @@
 """What a classifier learns of its table before it trains: labels, columns, sizes."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,8 @@ _NARROW = 16
 _ROWS_STARTED = 120_000  # by max_epochs="auto", over all epochs
 _COLUMNS = 24  # of more, so many fewer rows: a step takes as long as a row is wide
 _EPOCHS = (20, 400)  # its limits
-_DECAY, _MOST_DECAY = 0.5, 3.0  # what weight_decay="auto" may be
+_DECAY = (0.5, 3.0)  # limits of weight_decay="auto", which is 1 for so many rows
+_ROWS_DECAYED_BY_ONE = 450
 
 
 class TableTask(BaseTRM):
@@ -118,21 +120,14 @@ class TableTask(BaseTRM):
         """Return ``max_epochs``, or what stands for "auto"."""
         if not isinstance(self.max_epochs, str):
             return int(self.max_epochs)
-        return int(np.clip(round(self._n_epochs_wanted(n_rows)), *_EPOCHS))
+        started = _ROWS_STARTED * min(1.0, _COLUMNS / self.n_features_in_)
+        return int(np.clip(round(started / n_rows), *_EPOCHS))
 
-    def _n_epochs_wanted(self, n_rows: int) -> float:
-        """Return how often to pass over ``n_rows``, if there were no limits."""
-        return _ROWS_STARTED * min(1.0, _COLUMNS / self.n_features_in_) / n_rows
-
-    def _choose_decay(self, n_rows: int | None) -> float:
-        """Return ``weight_decay``, or what stands for "auto"; None: rows come in parts.
-
-        Where the limit of epochs leaves out training, decay makes up for it.
-        """
+    def _choose_decay(self, n_rows: float) -> float:
+        """Return ``weight_decay``, or what stands for "auto" with ``n_rows``."""
         if not isinstance(self.weight_decay, str):
             return float(self.weight_decay)
-        wanted = 0.0 if n_rows is None else self._n_epochs_wanted(n_rows)
-        return float(np.clip(_DECAY * wanted / _EPOCHS[1], _DECAY, _MOST_DECAY))
+        return float(np.clip(math.sqrt(_ROWS_DECAYED_BY_ONE / n_rows), *_DECAY))
 
     def _make_net(self, model: TinyRecursionModel, slots: Slots) -> DeepSupervisionNet:
         """Wrap ``model`` in a skorch net, with the decay that was chosen."""
