@@ -26,8 +26,8 @@ _NARROW = 16
 _ROWS_STARTED = 120_000  # by max_epochs="auto", over all epochs
 _COLUMNS = 24  # of more, so many fewer rows: a step takes as long as a row is wide
 _EPOCHS = (20, 400)  # its limits
-_DECAY = (0.5, 3.0)  # limits of weight_decay="auto", which is 1 for so many rows
-_ROWS_DECAYED_BY_ONE = 450
+_ROWS_DECAYED_BY_ONE = 450  # weight_decay="auto" is 1 for so many
+_DECAY = (0.5, 3.0)  # its limits
 
 
 class TableTask(BaseTRM):
