@@ -38,7 +38,7 @@ def parser(description, *, budget, holds_out=True):
     add("--save", help="safetensors file for the weights, in float16")
     add("--out", help="append every figure to this file, as JSON lines")
     if holds_out:
-        add("--n-test", type=int, default=1000, help="test rows at most; 0 all")
+        add("--n-test", type=int, default=1000, help="test rows at most; 0 the file")
         add("--n-validation", type=int, default=100, help="training rows that choose")
     add("--data-home", help="folder of all data sets")
     add("--seed", type=int, default=0)

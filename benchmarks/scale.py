@@ -26,10 +26,10 @@ N_SUDOKUS = 422_786  # of the test set
 N_SHORT = 1_000_000
 
 
-def peak_mb():
-    """Peak megabytes of this process (Linux)."""
+def megabytes(what):
+    """Megabytes of this process: "RSS", at present, or "HWM", at its peak (Linux)."""
     status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1e3
+    return int(re.search(rf"Vm{what}:\s*(\d+) kB", status)[1]) / 1e3
 
 
 def whole_test_set(data_home, folder):
@@ -48,10 +48,11 @@ def read_sudokus(data_home):
     """Read the whole file."""
     with tempfile.TemporaryDirectory() as folder:
         home = whole_test_set(data_home, folder)
-        before, start = peak_mb(), time.process_time()
+        before, start = megabytes("RSS"), time.process_time()
         X, y = fetch_sudoku_extreme("test", data_home=home, return_X_y=True)
         seconds = time.process_time() - start
-    return f"{len(X):,} puzzles", seconds, peak_mb() - before, X.nbytes + y.nbytes
+    more = megabytes("HWM") - before
+    return f"{len(X):,} puzzles", seconds, more, X.nbytes + y.nbytes
 
 
 def answer_sudokus(data_home):
@@ -78,10 +79,10 @@ def answer(X, y, n_rows):
         random_state=0,
     ).fit(X[:1000], y[:1000])
     rows = np.resize(X, (n_rows, *X.shape[1:]))
-    before, start = peak_mb(), time.process_time()
+    before, start = megabytes("RSS"), time.process_time()
     answers = solver.predict(rows)
     seconds = time.process_time() - start
-    return f"{n_rows:,} rows", seconds, peak_mb() - before, answers.nbytes
+    return f"{n_rows:,} rows", seconds, megabytes("HWM") - before, answers.nbytes
 
 
 class FirstStep(Callback):
@@ -97,7 +98,7 @@ class FirstStep(Callback):
 
 def encode_tasks(data_home):
     """From the files to the first step: all evaluation tasks with 1,000 transforms."""
-    before, start = peak_mb(), time.process_time()
+    before, start = megabytes("RSS"), time.process_time()
     arc = fetch_arc_agi(1, data_home=data_home)
     rows = np.flatnonzero((arc.subset == "evaluation") & ~arc.is_test)
     solver = TRMSolver.from_recipe(
@@ -114,7 +115,7 @@ def encode_tasks(data_home):
     solver.fit(X, y, task_ids=arc.task_ids[rows])
     embeddings = solver.module_.embedding.task.weight
     what = f"{len(embeddings):,} embeddings"
-    return what, FirstStep.seconds - start, peak_mb() - before, embeddings.nbytes
+    return what, FirstStep.seconds - start, megabytes("HWM") - before, embeddings.nbytes
 
 
 CASES = {

@@ -6,8 +6,8 @@ or learns ``--n-train`` rows and tests with the others. ``--tables generated`` i
 rows of 20 numbers, of which three make a rule.
 It prints, for each table and classifier, the means over the folds of accuracy, log
 loss, expected calibration error and seconds, and at the end the means over the tables.
-Two twins train for as long as ours did: one without recursion, and one whose calls of
-the network have weights of their own.
+Two twins train for as long as ours did, with its ``weight_decay``: one without
+recursion, and one whose calls of the network have weights of their own.
 """
 
 import argparse
@@ -249,8 +249,11 @@ def compare(args, table, X, y):
     for name, model in contenders(X):
         if args.models and name not in args.models:
             continue
+        given = json.loads(args.set)
         if name == "TRM":
-            model.set_params(**json.loads(args.set))
+            model.set_params(**given)
+        elif name in TWINS and "weight_decay" in given:
+            model.set_params(weight_decay=given["weight_decay"])
         found = []
         for i, fold in enumerate(folds[: args.twin_folds if name in TWINS else None]):
             model = clone(model)

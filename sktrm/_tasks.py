@@ -17,6 +17,8 @@ from sktrm.nn.tasks import TaskEmbedding, share_tasks, task_table
 
 # Draws for each view that is wanted: some are alike where the symmetries are few.
 _DRAWS_A_VIEW = 4
+# At least, so that none of a square's eight symmetries is missed.
+_DRAWS = 128
 
 
 def check_task_ids(task_ids: Any, X: Grids, name: str = "task_ids") -> Any:
@@ -139,9 +141,9 @@ class TaskLearning(BaseTRM):
             torch.arange(space.n_tokens)[None],
         )
         drawn = [a for a in augmentations if not a.needs_rows]
-        n_drawn = _DRAWS_A_VIEW * self.n_augmentations
-        if not drawn or not n_drawn:
+        if not drawn or not self.n_augmentations:
             return still
+        n_drawn = max(_DRAWS_A_VIEW * self.n_augmentations, _DRAWS)
         generator = torch.Generator().manual_seed(self._seeds[3])
         some = compose(drawn, n_drawn, space, generator)
         both = [

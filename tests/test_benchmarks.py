@@ -18,6 +18,7 @@ import _authors
 import _report
 import levers
 import maze_hard
+import scale
 import speed
 import sudoku
 import sudoku_extreme
@@ -350,6 +351,19 @@ def test_tables_are_cut_into_folds_or_parts():
     args.seed = 1
     (train, _), *_ = tables.folds_of(args, "some", y, 2)
     assert not np.array_equal(train, parts[0][0])
+
+
+def test_what_grows_is_measured(home, monkeypatch):
+    monkeypatch.setattr(scale, "N_SUDOKUS", 30)
+    monkeypatch.setattr(scale, "N_SHORT", 50)
+    for case, what, size in (
+        ("read a file", "30 puzzles", 2 * 30 * 81),
+        ("answer it, one step", "30 rows", 30 * 81),
+        ("answer sequences, one step", "50 rows", 8 * 50 * 8),
+    ):
+        found = scale.run(case, str(home), torch.get_num_threads())
+        assert found[0] == what
+        assert found[3] == size
 
 
 def test_the_generated_table_is_made_when_it_is_named():

@@ -276,6 +276,12 @@ class TestDecayOfTheWeights:
         again = pickle.loads(pickle.dumps(model))
         assert self.used(again) == {decay}
 
+    def test_rows_of_weight_zero_do_not_count(self):
+        X = np.random.RandomState(0).normal(size=(450, 4))
+        model = tiny_classifier(weight_decay="auto", max_epochs=1)
+        weights = np.repeat([1.0, 0.0], [200, 250])
+        assert self.used(model.fit(X, X[:, 0] > 0, weights)) == {1.5}
+
     def test_rows_that_come_in_parts_do_not_count(self):
         X = np.random.RandomState(0).normal(size=(50, 4))
         model = tiny_classifier(weight_decay="auto")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from conftest import tiny_solver
 
 from sktrm import _encoding
@@ -35,6 +36,23 @@ def test_values_and_dtype_come_back(symbols):
     _, back = round_trip(y, y)
     np.testing.assert_array_equal(back, y)
     assert back.dtype == y.dtype
+
+
+@pytest.mark.parametrize(
+    ("n_symbols", "dtype"), [(127, torch.int8), (130, torch.int16)]
+)
+def test_answers_take_as_few_bytes_as_tokens(n_symbols, dtype, monkeypatch):
+    """The last symbol, too, survives the smallest type that holds its token."""
+    monkeypatch.setattr(_encoding, "_CHUNK_CELLS", 20)
+    y = np.arange(n_symbols)[:, None] * np.ones((1, 9), dtype=int)
+    solver = tiny_solver(max_epochs=1).fit(y, y)
+    logits = torch.zeros(n_symbols, 9, n_symbols + 1)
+    logits[np.arange(n_symbols), :, np.arange(1, n_symbols + 1)] = 1.0
+    tokens = solver._read_answers(logits)
+    assert tokens.dtype == dtype
+    for signed in (tokens, -tokens):  # negative: "no cell here" is likelier
+        back = solver._encoder.decode(signed.numpy(), y)
+        np.testing.assert_array_equal(back, y)
 
 
 def test_ragged_grids_come_back():
