@@ -54,7 +54,7 @@ def generate(args):
     shape = args.generated, args.generated
     # Mazes are independent draws; two alike are as good as impossible.
     X, y = make_maze(n_train + args.n_validation, shape, random_state=args.seed)
-    test = make_maze(args.n_test or 1000, shape, random_state=args.seed + TEST_SEED)
+    test = make_maze(args.n_test, shape, random_state=args.seed + TEST_SEED)
     return (X[:n_train], y[:n_train]), (X[n_train:], y[n_train:]), test, None
 
 

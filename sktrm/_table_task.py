@@ -47,6 +47,8 @@ class TableTask(BaseTRM):
     _check_X: Any
     _check_X_val: Any
     _encode: Any
+    # Of models that were stored before it was chosen.
+    _decay: float = _DECAY[0]
 
     def _split(
         self, rows: "Labelled", X_val: Any, y_val: Any, sample_weight_val: Any

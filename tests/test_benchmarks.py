@@ -336,6 +336,35 @@ def test_the_untied_twin_has_a_network_for_each_call():
     assert untied.module_.net.n_calls == 4
 
 
+def test_twins_take_the_weight_decay_of_ours_and_no_more(monkeypatch):
+    monkeypatch.setattr(
+        tables,
+        "measure",
+        lambda model, *data: {
+            "fit s": 1.0,
+            "decay": getattr(model, "weight_decay", np.nan),
+            "width": getattr(model, "hidden_size", np.nan),
+        },
+    )
+    given = {"weight_decay": 0.25, "hidden_size": 8}
+    args = Namespace(
+        n_train=None,
+        seed=0,
+        folds=2,
+        twin_folds=2,
+        own_time=False,
+        models=None,
+        set=json.dumps(given),
+    )
+    X, y = tables.generated()
+    found = dict(tables.compare(args, "some", X, y))
+    assert found["TRM"]["decay"] == 0.25
+    assert found["TRM"]["width"] == 8
+    for twin in tables.TWINS:
+        assert found[twin]["decay"] == 0.25
+        assert found[twin]["width"] == TRMClassifier().hidden_size
+
+
 def test_tables_are_cut_into_folds_or_parts():
     y = np.repeat([0, 1, 2], [40, 17, 3])
     args = Namespace(n_train=None, seed=0)
