@@ -1,8 +1,11 @@
 """What surrounds the recursion: generator, memory, overhead. Prints one table.
 
-``python benchmarks/foundation.py`` takes about two minutes on two cores.
+``python benchmarks/foundation.py`` takes about two minutes on two cores. With
+``--device cuda`` it measures the overhead alone, beside the paper's network at its
+batch of 768.
 """
 
+import argparse
 import platform
 import resource
 import statistics
@@ -15,10 +18,19 @@ from sktrm import TRMSolver
 from sktrm.datasets import make_sudoku
 
 
-def overhead(batch_size, n_steps=10):
+def wait(device):
+    """Wait until the device has done what it was given."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def overhead(solver, n_steps=10, n_rounds=5):
     """Share of a step that estimator and skorch add to the bare torch step."""
+    batch_size, device = solver.batch_size, solver.device
     X, y = make_sudoku(512, box=(2, 3), n_clues=18, random_state=0)
-    solver = TRMSolver(batch_size=batch_size, max_epochs=1, random_state=0)
+    # More rows than a batch has.
+    X, y = (np.tile(rows, (max(1, batch_size // 256), 1, 1)) for rows in (X, y))
+    solver.set_params(max_epochs=1, random_state=0)
     solver.fit(np.concatenate([X, X]), np.concatenate([y, y]))
     net = solver.net_
     rows = solver._make_rows(X, y, None)
@@ -41,6 +53,7 @@ def overhead(batch_size, n_steps=10):
     def bare():
         """Forward, loss, backward, clipping, optimiser and average."""
         carry = module(inputs).carry
+        wait(device)
         start = time.perf_counter()
         for _ in range(n_steps):
             output = module(inputs, carry)
@@ -50,13 +63,14 @@ def overhead(batch_size, n_steps=10):
             optimizer.step()
             net._move_average()
             carry = output.carry
+        wait(device)
         return (time.perf_counter() - start) / n_steps
 
-    times = [(bare(), whole()) for _ in range(5)]
+    times = [(bare(), whole()) for _ in range(n_rounds)]
     ratio = statistics.median(b / a for a, b in times) - 1
     milliseconds = 1e3 * statistics.median(a for a, _ in times)
     yield (
-        f"estimator and skorch, batch {batch_size}",
+        f"estimator and skorch, batch {batch_size}, {device}",
         f"{100 * ratio:+.1f} % of a bare step of {milliseconds:.0f} ms",
     )
 
@@ -95,11 +109,21 @@ def generator():
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
     print(
         f"python {platform.python_version()}, torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     )
-    for rows in (generator(), memory(), overhead(128), overhead(256)):
+    if args.device == "cpu":
+        small = (TRMSolver(batch_size=n, device="cpu") for n in (128, 256))
+        found = (generator(), memory(), *map(overhead, small))
+    else:
+        changes = {"augmentation": "auto", "device": args.device, "compile": False}
+        paper = TRMSolver.from_recipe("sudoku-extreme", **changes)
+        found = (overhead(paper, n_rounds=3),)
+    for rows in found:
         for name, value in rows:
             print(f"{name:<45} {value}", flush=True)
 

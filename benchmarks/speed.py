@@ -222,6 +222,15 @@ def flops(contender):
     return counter.get_total_flops()
 
 
+# Precision of the authors' code, and whether it is compiled.
+REFERENCE_MODES = {
+    "float32": ("float32", False),
+    "float32, compiled": ("float32", True),
+    "bfloat16": ("bfloat16", False),
+    "bfloat16, compiled": ("bfloat16", True),
+}
+
+
 def contenders(name, args):
     """Return, by name, what makes each contender."""
     estimator, _, sizes = CASES[name]
@@ -231,19 +240,16 @@ def contenders(name, args):
         return found
     found = {"ours, compiled": partial(ours, compile=True), **found}
     if args.reference and estimator.symbols is None:
-        for dtype in ("float32", "bfloat16"):
-            for compiled in (False, True):
-                mode = f"authors, {dtype}{', compiled' if compiled else ''}"
-                found[mode] = partial(
-                    Reference,
-                    args.reference,
-                    estimator,
-                    args.batch_size,
-                    sizes[0],
-                    args.device,
-                    dtype,
-                    compiled,
-                )
+        for mode in args.reference_modes:
+            found[f"authors, {mode}"] = partial(
+                Reference,
+                args.reference,
+                estimator,
+                args.batch_size,
+                sizes[0],
+                args.device,
+                *REFERENCE_MODES[mode],
+            )
     return found
 
 
@@ -331,6 +337,13 @@ def prediction(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", help="a checkout of the authors' code")
+    parser.add_argument(
+        "--reference-modes",
+        nargs="*",
+        choices=REFERENCE_MODES,
+        default=list(REFERENCE_MODES),
+        help="of the authors' code",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--rounds", type=int, default=7)

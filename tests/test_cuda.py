@@ -1,0 +1,119 @@
+"""What only a CUDA device can show: no waiting, one graph, the same answers."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_solver
+from torch._dynamo.utils import counters
+
+from sktrm.nn.losses import answer_loss
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="there is no CUDA device"
+)
+
+NETWORKS = [
+    {"mixer": "mlp"},
+    {"mixer": "attention"},
+    {"symbols": "interchangeable"},
+    {"symbols": "interchangeable", "mixer": "convolution"},
+]
+
+
+def cuda_solver(**parameters):
+    """A solver with several recursions, trained on the device."""
+    depth = {"n_latent_recursions": 2, "n_deep_recursions": 2, "n_layers": 2}
+    return tiny_solver(**{"device": "cuda", **depth, **parameters})
+
+
+def fit_compiled(X, y, **parameters):
+    """Fit with a compiled step; what torch says of it is of no use."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\b")
+        return cuda_solver(compile=True, **parameters).fit(X, y)
+
+
+@pytest.fixture(scope="module")
+def many(sudokus):
+    """Enough rows for the slots to be filled on the device."""
+    return tuple(np.concatenate([part] * 3) for part in sudokus)
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("parameters", NETWORKS, ids=str)
+def test_no_step_waits_for_the_device(many, parameters, compiles):
+    fit = fit_compiled if compiles else lambda *rows, **p: cuda_solver(**p).fit(*rows)
+    solver = fit(*many, dtype="bfloat16", **parameters)
+    net = solver.net_
+    epoch = net.slots.epoch(solver._make_rows(*many, None))
+    for _ in range(3):
+        net.train_step(next(epoch))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            net.train_step(next(epoch))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("parameters", NETWORKS, ids=str)
+def test_compiled_training_is_the_plain_one(many, parameters, dtype):
+    losses = []
+    for compiles in (True, False):
+        fit = fit_compiled if compiles else lambda *r, **p: cuda_solver(**p).fit(*r)
+        solver = fit(*many, dtype=dtype, max_epochs=4, **parameters)
+        assert solver.net_.module_.is_compiled_for(16) == compiles
+        losses.append([epoch["train_loss"] for epoch in solver.history_])
+    tolerance = 1e-3 if dtype == "float32" else 5e-2
+    np.testing.assert_allclose(*losses, rtol=tolerance)
+
+
+@pytest.mark.parametrize("parameters", NETWORKS, ids=str)
+def test_a_compiled_step_is_one_graph_for_all_batches(many, parameters):
+    solver = fit_compiled(*many, dtype="bfloat16", **parameters)
+    before = counters["stats"]["unique_graphs"]
+    counters["inductor"].pop("cudagraph_skips", None)
+    solver.net_.partial_fit(solver._make_rows(*many, None), epochs=3)
+    assert counters["stats"]["unique_graphs"] == before
+    assert counters["inductor"]["cudagraph_skips"] == 0
+
+
+@pytest.mark.parametrize("parameters", NETWORKS, ids=str)
+def test_what_was_trained_here_answers_alike_on_a_cpu(copies, parameters):
+    X, y = copies
+    if "symbols" in parameters:
+        parameters = {**parameters, "symbols": [0, 1, 2, 3], "augmentation": None}
+    solver = cuda_solver(max_epochs=20, lr=3e-3, **parameters).fit(X, y)
+    here = solver.solve(X)
+    solver.device = "cpu"
+    there = pickle.loads(pickle.dumps(solver)).solve(X)
+    assert (here.answers == there.answers).mean() >= 0.999
+    assert (here.n_steps == there.n_steps).mean() >= 0.99
+
+
+@pytest.mark.parametrize("loss", ["softmax", "stablemax"])
+def test_losses_in_float32_are_those_in_float64(loss):
+    generator = torch.Generator("cuda").manual_seed(0)
+    scale = torch.logspace(-2, 2, 64, device="cuda")[:, None, None]
+    logits = scale * torch.randn(64, 81, 11, generator=generator, device="cuda")
+    labels = torch.randint(11, (64, 81), generator=generator, device="cuda")
+    found = answer_loss(logits, labels, loss)
+    assert found.dtype == torch.float32
+    exact = answer_loss(logits, labels, loss, torch.float64).float()
+    torch.testing.assert_close(found, exact, rtol=1e-5, atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_recursions_without_gradient(many):
+    peaks = []
+    for depth in (2, 6):
+        solver = cuda_solver(n_deep_recursions=depth, hidden_size=64, max_epochs=1)
+        solver.fit(*many)
+        torch.cuda.reset_peak_memory_stats()
+        solver.net_.partial_fit(solver._make_rows(*many, None), epochs=1)
+        peaks.append(torch.cuda.max_memory_allocated())
+        del solver
+    assert peaks[1] < 1.1 * peaks[0]
