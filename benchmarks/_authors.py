@@ -75,13 +75,14 @@ class Authors:
         torch.manual_seed(seed)
         self.settings, self.device = settings, device
         sizes = ("hidden_size", "H_cycles", "L_cycles", "halt_max_steps", "batch_size")
-        self.head = make_head(
-            folder,
-            seq_len=81,
-            mlp_t=True,
-            forward_dtype="bfloat16",
-            **{name: settings[name] for name in sizes},
-        ).to(device)
+        with torch.device(device):  # ".to" would leave buffers that are no leaves
+            self.head = make_head(
+                folder,
+                seq_len=81,
+                mlp_t=True,
+                forward_dtype="bfloat16",
+                **{name: settings[name] for name in sizes},
+            )
         from models.ema import EMAHelper
         from models.sparse_embedding import CastedSparseEmbeddingSignSGD_Distributed
 

@@ -140,17 +140,18 @@ class Reference:
     """The authors' code in one of its modes, from a checkout of theirs."""
 
     def __init__(self, folder, estimator, batch_size, length, device, dtype, compiled):
-        self.head = make_head(
-            folder,
-            batch_size=batch_size,
-            seq_len=length,
-            H_cycles=estimator.n_deep_recursions,
-            L_cycles=estimator.n_latent_recursions,
-            hidden_size=estimator.hidden_size,
-            num_heads=estimator.n_heads,
-            mlp_t=estimator.mixer == "mlp",
-            forward_dtype=dtype,
-        ).to(device)
+        with torch.device(device):  # ".to" would leave buffers that are no leaves
+            self.head = make_head(
+                folder,
+                batch_size=batch_size,
+                seq_len=length,
+                H_cycles=estimator.n_deep_recursions,
+                L_cycles=estimator.n_latent_recursions,
+                hidden_size=estimator.hidden_size,
+                num_heads=estimator.n_heads,
+                mlp_t=estimator.mixer == "mlp",
+                forward_dtype=dtype,
+            )
         self.optimizer = torch.optim.AdamW(self.head.parameters(), lr=1e-4)
         tokens = torch.randint(1, 10, (batch_size, length), device=device)
         self.batch = as_batch(tokens, tokens)

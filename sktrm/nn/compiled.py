@@ -6,7 +6,8 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import chain, count
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -14,14 +15,34 @@ from torch import Tensor
 
 from sktrm.nn.state import Carry, StepOutput, join_rows, split_rows
 
-# Else torch counts the models of a process together and soon gives up compiling.
-_ISOLATED: dict[str, Any] = (
-    {"isolate_recompiles": True}
-    if "isolate_recompiles" in inspect.signature(torch.compile).parameters
-    else {}
-)
-
 Step = Callable[..., StepOutput]
+
+_CAN_ISOLATE = "isolate_recompiles" in inspect.signature(torch.compile).parameters
+_number = count()
+
+
+def _compile(step: Any, **options: Any) -> Step:
+    """Return the bound method ``step`` compiled, apart from all other models.
+
+    Else torch counts the models of a process together and soon gives up compiling.
+    """
+    if _CAN_ISOLATE:
+        options["isolate_recompiles"] = True
+    else:  # torch before 2.12 keeps what it compiled, and counts it, by code object
+        function = step.__func__
+        code = function.__code__
+        code = code.replace(co_name=f"{code.co_name}_{next(_number)}")
+        own = FunctionType(
+            code,
+            function.__globals__,
+            function.__name__,
+            function.__defaults__,
+            function.__closure__,
+        )
+        step = MethodType(own, step.__self__)
+    compiled: Step = torch.compile(step, **options)
+    return compiled
+
 
 # One thread at a time compiles; others that predict meanwhile step without.
 _COMPILING = threading.RLock()
@@ -68,13 +89,15 @@ class CompiledSteps:
         mode = "reduce-overhead" if inputs.is_cuda else None
         try:
             with _or_warn() as attempt:
-                step = torch.compile(self._step, dynamic=False, mode=mode, **_ISOLATED)
+                step = _compile(self._step, dynamic=False, mode=mode)
                 self._compiled = (len(inputs), step)
                 for self.n_deep_recursions in depths or (depth,):
                     output = self._train_compiled(inputs, None, None, None)
                     # The backward pass is compiled when it is first needed.
                     total = output.answer_logits.sum() + output.halt_logit.sum()
                     torch.autograd.backward(total)
+                    # Gradients lie in a CUDA graph's memory, which the next run takes.
+                    self.zero_grad(set_to_none=True)
         finally:
             self.n_deep_recursions = depth
             self.zero_grad(set_to_none=True)
@@ -148,7 +171,7 @@ class CompiledSteps:
         if self._prediction is not None:
             return
         with _or_warn() as attempt:
-            step = torch.compile(self._step, **_ISOLATED)
+            step = _compile(self._step)
             self._predict_by(step, inputs, None)
             self._prediction = step  # now that it is there, for all threads
         self._prediction_fails = attempt.failed
