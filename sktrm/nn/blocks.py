@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sktrm.nn import fused
+
 MIXERS = ("attention", "mlp")
 EQUIVARIANT_MIXERS = (*MIXERS, "convolution")
 POSITIONS = ("rope", "learned", "none")
@@ -235,6 +237,11 @@ class TokenMixer(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Mix ``h`` (batch, length, hidden_size) along its length."""
+        if fused.token_mixing_is_fused(h):
+            gate_up, down = self.swiglu.gate_up, self.swiglu.down
+            return fused.token_mixing(
+                h, gate_up.weight_as(h), down.weight_as(h), NORM_EPS
+            )
         h = _transposed(h)  # (batch, hidden_size, length)
         # The norm, too, runs along the sequence here, as in the authors' code.
         return _transposed(rms_norm(h + self.swiglu(h)))
