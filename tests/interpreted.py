@@ -1,4 +1,4 @@
-"""Token mixing by the kernel in triton's interpreter: errors, as JSON."""
+"""The kernels in triton's interpreter: errors, as JSON."""
 
 import json
 
@@ -6,8 +6,8 @@ import torch
 import triton
 from triton.runtime import interpreter
 
-from sktrm.nn import fused
-from sktrm.nn.blocks import TokenMixer
+from sktrm.nn import fused, kernels
+from sktrm.nn.blocks import SwiGLU, TokenMixer
 
 # Length, hidden size, and a multiple of the inner width: of blocks and of none.
 CASES = [(5, 40, 256), (16, 16, 10), (81, 72, 128), (97, 130, 100), (128, 24, 33)]
@@ -31,9 +31,14 @@ def multiply_with(create_dot):
     return dot
 
 
-def mix(mixer, h, weights, direction, dtype, by_kernel):
+def use(by_kernel):
+    """Take the kernels, or what they stand for."""
+    fused.is_fused = lambda h: by_kernel
+
+
+def mix(mixer, h, weights, direction, dtype, by_kernel=False):
     """Return the mixed states, and gradients of states and weights."""
-    fused.token_mixing_is_fused = lambda h: by_kernel
+    use(by_kernel)
     mixer.to(dtype).load_state_dict(weights)
     mixer.zero_grad()
     h = h.to(dtype, copy=True).requires_grad_()
@@ -42,15 +47,18 @@ def mix(mixer, h, weights, direction, dtype, by_kernel):
     return [out.detach(), h.grad, *(p.grad for p in mixer.parameters())]
 
 
-def case_errors(length, hidden_size, multiple):
-    """Return relative errors of all results, by the kernel and without."""
+def case_errors(kind, length, hidden_size, multiple):
+    """Return relative errors of all results, by the kernels and without."""
     generator = torch.Generator().manual_seed(length)
-    mixer = TokenMixer(length, multiple=multiple, generator=generator)
+    size = length if kind is TokenMixer else hidden_size
+    mixer = kind(size, multiple=multiple, generator=generator)
     h, direction = torch.randn(2, 2, length, hidden_size, generator=generator)
     h, direction = h.bfloat16(), direction.bfloat16()
     weights = {name: w.bfloat16() for name, w in mixer.state_dict().items()}
-    settings = (torch.float64, False), (torch.bfloat16, False), (torch.bfloat16, True)
-    exact, plain, ours = (mix(mixer, h, weights, direction, *s) for s in settings)
+    narrow = torch.bfloat16
+    exact = mix(mixer, h, weights, direction, torch.float64)
+    plain = mix(mixer, h, weights, direction, narrow)
+    ours = mix(mixer, h, weights, direction, narrow, by_kernel=True)
 
     def errors(results, expected):
         return [
@@ -83,11 +91,11 @@ def stray_values():
     return (~out.isfinite()).sum().item()
 
 
-def compiled_differences():
+def compiled_differences(kind):
     """Return differences of results compiled in one graph, forward and backward."""
-    fused.token_mixing_is_fused = lambda h: True
-    mixer = TokenMixer(5, multiple=64).bfloat16()
-    h = torch.randn(3, 5, 24, dtype=torch.bfloat16)
+    use(True)
+    mixer = kind(5, multiple=64).bfloat16()
+    h = torch.randn(3, 5, 5, dtype=torch.bfloat16)
     compiled = torch.compile(mixer, backend="aot_eager", fullgraph=True)
     results = []
     for function in (mixer, compiled):
@@ -104,10 +112,12 @@ if __name__ == "__main__":
     interpreter._convert_float = convert
     builder = interpreter.InterpreterBuilder
     builder.create_dot = multiply_with(builder.create_dot)
-    fused._CONFIGS = ((64, 32, 4, 2),)  # there is nothing to measure
+    kernels.MIXING_CONFIGS = ((64, 32, 4, 2),)  # there is nothing to measure
     report = {
-        "errors": {str(case[0]): case_errors(*case) for case in CASES},
-        "stray": stray_values(),
-        "compiled": compiled_differences(),
+        kind.__name__: {
+            "errors": {str(case[0]): case_errors(kind, *case) for case in CASES},
+            "compiled": compiled_differences(kind),
+        }
+        for kind in (TokenMixer, SwiGLU)
     }
-    print(json.dumps(report))
+    print(json.dumps({**report, "stray": stray_values()}))

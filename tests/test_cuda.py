@@ -10,6 +10,7 @@ from conftest import tiny_solver
 from torch._dynamo.utils import counters
 from torch._inductor.cudagraph_trees import get_manager
 
+from sktrm.nn import fused
 from sktrm.nn.losses import answer_loss
 
 pytestmark = pytest.mark.skipif(
@@ -99,6 +100,40 @@ def test_what_was_trained_here_answers_alike_on_a_cpu(copies, parameters):
     there = pickle.loads(pickle.dumps(solver)).solve(X)
     assert (here.answers == there.answers).mean() >= 0.999
     assert (here.n_steps == there.n_steps).mean() >= 0.99
+
+
+@pytest.fixture
+def without_kernels(monkeypatch):
+    monkeypatch.setattr(fused, "is_fused", lambda h: False)
+
+
+def test_a_trained_model_answers_alike_with_kernels_and_without(copies, request):
+    X, y = copies
+    solver = cuda_solver(
+        mixer="mlp", hidden_size=64, dtype="bfloat16", max_epochs=30, lr=3e-3
+    ).fit(X, y)
+    with_kernels = solver.solve(X)
+    assert (with_kernels.answers == y).mean() > 0.9
+    request.getfixturevalue("without_kernels")
+    without = solver.solve(X)
+    assert (with_kernels.answers == without.answers).mean() >= 0.999
+    assert (with_kernels.n_steps == without.n_steps).mean() >= 0.99
+
+
+def test_losses_with_kernels_are_within_the_spread_of_seeds(copies, request):
+    """After some 200 steps; those of two seeds differ by more."""
+
+    def losses(random_state):
+        solver = cuda_solver(
+            mixer="mlp", dtype="bfloat16", max_epochs=16, random_state=random_state
+        ).fit(*copies)
+        return np.array([epoch["train_loss"] for epoch in solver.history_])
+
+    with_kernels, other_seed = losses(0), losses(1)
+    request.getfixturevalue("without_kernels")
+    without = losses(0)
+    spread = np.abs(other_seed - without).mean()
+    assert np.abs(with_kernels - without).mean() < spread
 
 
 @pytest.mark.parametrize("loss", ["softmax", "stablemax"])

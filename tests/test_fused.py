@@ -1,4 +1,4 @@
-"""Token mixing by a kernel is token mixing, as far as bfloat16 tells."""
+"""What kernels compute is what torch computes, as far as bfloat16 tells."""
 
 import importlib.util
 import json
@@ -28,23 +28,24 @@ def interpreted():
     return json.loads(done.stdout)
 
 
+@pytest.mark.parametrize("kind", ["TokenMixer", "SwiGLU"])
 @pytest.mark.parametrize("length", [5, 16, 81, 97, 128])
-def test_results_and_gradients_are_as_precise_as_without_the_kernel(
-    interpreted, length
+def test_results_and_gradients_are_as_precise_as_without_kernels(
+    interpreted, kind, length
 ):
-    errors = interpreted["errors"][str(length)]
+    errors = interpreted[kind]["errors"][str(length)]
     for plain, ours in zip(errors["plain"], errors["ours"], strict=True):
-        assert ours < 1.5 * plain
+        assert 0 < ours < 1.2 * plain
     assert max(errors["difference"]) < 1e-2
-    assert errors["difference"][0] < 2e-3
 
 
 def test_neighbours_do_not_leak_and_all_is_written(interpreted):
     assert interpreted["stray"] == 0
 
 
-def test_compiles_into_one_graph(interpreted):
-    assert interpreted["compiled"] == [0, 0, 0, 0]
+@pytest.mark.parametrize("kind", ["TokenMixer", "SwiGLU"])
+def test_compiles_into_one_graph(interpreted, kind):
+    assert interpreted[kind]["compiled"] == [0, 0, 0, 0]
 
 
 def test_cpus_do_without():

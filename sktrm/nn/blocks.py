@@ -131,8 +131,13 @@ class SwiGLU(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         """Transform the last axis, keeping its size."""
-        gate, up = self.gate_up(h).chunk(2, dim=-1)
-        out: Tensor = self.down(F.silu(gate) * up)
+        gate_up = self.gate_up(h)
+        if fused.is_fused(gate_up):
+            gated = fused.gate(gate_up)
+        else:
+            gate, up = gate_up.chunk(2, dim=-1)
+            gated = F.silu(gate) * up
+        out: Tensor = self.down(gated)
         return out
 
 
