@@ -6,7 +6,7 @@ import torch
 import triton
 from triton.runtime import interpreter
 
-from sktrm.nn import fused, kernels
+from sktrm.nn import fused
 from sktrm.nn.blocks import SwiGLU, TokenMixer
 
 # Length, hidden size, and a multiple of the inner width: of blocks and of none.
@@ -112,7 +112,6 @@ if __name__ == "__main__":
     interpreter._convert_float = convert
     builder = interpreter.InterpreterBuilder
     builder.create_dot = multiply_with(builder.create_dot)
-    kernels.MIXING_CONFIGS = ((64, 32, 4, 2),)  # there is nothing to measure
     report = {
         kind.__name__: {
             "errors": {str(case[0]): case_errors(kind, *case) for case in CASES},

@@ -23,8 +23,11 @@ _MIN_LENGTH = 16
 _INNER_MULTIPLE = 64
 # Products of rows of a multiple of 16 bytes are fast.
 _TOKENS_MULTIPLE = 8
+# Channels that a program mixes, its chunks of the inner width, warps and stages: the
+# fastest of six on an H200 at the paper's sizes. Which one must not depend on the data.
+_MIXING = {"BD": 64, "BI": 32, "num_warps": 4, "num_stages": 2}
 # Rows and columns that a program gates.
-_GATING_BLOCK = {"BN": 8, "BI": 256}
+_GATING = {"BN": 8, "BI": 256}
 
 
 def is_fused(h: Tensor) -> bool:
@@ -74,7 +77,7 @@ def _gate(gate_up: Tensor) -> Tensor:
     found = kernels.load()
     sizes = gated.numel() // gated.shape[-1], gated.shape[-1]
     with torch.cuda.device_of(gate_up):  # type: ignore[no-untyped-call]
-        found.gating[_gating_grid(*sizes)](gate_up, gated, *sizes, **_GATING_BLOCK)
+        found.gating[_gating_grid(*sizes)](gate_up, gated, *sizes, **_GATING)
     return gated
 
 
@@ -86,7 +89,7 @@ def _(gate_up: Tensor) -> Tensor:
 def _gating_grid(n_rows: int, inner: int) -> tuple[int, int]:
     """Return how many programs gate that many rows and columns."""
     cdiv = kernels.load().cdiv
-    return cdiv(n_rows, _GATING_BLOCK["BN"]), cdiv(inner, _GATING_BLOCK["BI"])
+    return cdiv(n_rows, _GATING["BN"]), cdiv(inner, _GATING["BI"])
 
 
 @torch.library.custom_op("sktrm::gate_gradient_1", mutates_args=())
@@ -103,7 +106,7 @@ def _gate_gradient(
             *(gate_up, d_gated, d_gate_up, gated),
             *sizes,
             GATES=gates,
-            **_GATING_BLOCK,
+            **_GATING,
         )
     return d_gate_up, gated
 
@@ -163,14 +166,16 @@ def _token_mixing(
     mixed = torch.empty_like(h)
     scale = h.new_empty(batch, hidden_size, dtype=torch.float32)
     found = kernels.load()
-
-    def grid(meta: dict[str, int]) -> tuple[int, int]:
-        return batch, found.cdiv(hidden_size, meta["BD"])
-
-    sizes = (length, hidden_size, inner)
+    grid = batch, found.cdiv(hidden_size, _MIXING["BD"])
     # Triton launches on the current device.
     with torch.cuda.device_of(h):  # type: ignore[no-untyped-call]
-        found.mixing[grid](h, gate_up, down, mixed, scale, *sizes, EPS=eps, LP=n_tokens)
+        found.mixing[grid](
+            *(h, gate_up, down, mixed, scale),
+            *(length, hidden_size, inner),
+            EPS=eps,
+            LP=n_tokens,
+            **_MIXING,
+        )
     return mixed, scale
 
 

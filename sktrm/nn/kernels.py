@@ -7,16 +7,6 @@ import importlib
 from functools import cache
 from typing import Any, NamedTuple, no_type_check
 
-# Block of channels, chunk of the inner width, warps, stages of the pipeline.
-MIXING_CONFIGS = (
-    (128, 64, 8, 3),
-    (128, 64, 8, 2),
-    (128, 32, 8, 3),
-    (64, 64, 4, 2),
-    (64, 32, 4, 2),
-    (64, 32, 4, 3),
-)
-
 # ``triton.language``, once :func:`load` has imported it.
 tl: Any = None
 
@@ -32,21 +22,13 @@ class Kernels(NamedTuple):
 
 @cache
 def load() -> Kernels:
-    """Return the kernels; that of mixing measures once which blocks suit it."""
+    """Return the kernels."""
     global tl
     triton = importlib.import_module("triton")
     tl = importlib.import_module("triton.language")
-    configs = [
-        triton.Config({"BD": bd, "BI": bi}, num_warps=warps, num_stages=stages)
-        for bd, bi, warps, stages in MIXING_CONFIGS
-    ]
-    tuned = triton.autotune(configs, key=["L", "D", "I"])
-    return Kernels(
-        tuned(triton.jit(_mixing)),
-        triton.jit(_gating),
-        triton.jit(_gating_gradient),
-        triton.cdiv,
-    )
+    functions = (_mixing, _gating, _gating_gradient)
+    mixing, gating, gating_gradient = map(triton.jit, functions)
+    return Kernels(mixing, gating, gating_gradient, triton.cdiv)
 
 
 @no_type_check  # triton reads the annotations
