@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_solver
+from test_fast_paths import loss_curve
 from torch._dynamo.utils import counters
 from torch._inductor.cudagraph_trees import get_manager
 
@@ -23,6 +24,7 @@ NETWORKS = [
     {"symbols": "interchangeable"},
     {"symbols": "interchangeable", "mixer": "convolution"},
 ]
+ON_CUDA = {"device": "cuda", "mixer": "mlp", "dtype": "bfloat16"}
 
 
 def cuda_solver(**parameters):
@@ -121,19 +123,11 @@ def test_a_trained_model_answers_alike_with_kernels_and_without(copies, request)
 
 
 def test_losses_with_kernels_are_within_the_spread_of_seeds(copies, request):
-    """After some 200 steps; those of two seeds differ by more."""
-
-    def losses(random_state):
-        solver = cuda_solver(
-            mixer="mlp", dtype="bfloat16", max_epochs=16, random_state=random_state
-        ).fit(*copies)
-        return np.array([epoch["train_loss"] for epoch in solver.history_])
-
-    with_kernels, other_seed = losses(0), losses(1)
+    curve = loss_curve(*copies, **ON_CUDA)
+    other = loss_curve(*copies, **ON_CUDA, random_state=1)
     request.getfixturevalue("without_kernels")
-    without = losses(0)
-    spread = np.abs(other_seed - without).mean()
-    assert np.abs(with_kernels - without).mean() < spread
+    without = loss_curve(*copies, **ON_CUDA)
+    assert np.abs(without - curve).mean() < np.abs(other - curve).mean()
 
 
 @pytest.mark.parametrize("loss", ["softmax", "stablemax"])
