@@ -194,6 +194,21 @@ def seconds(step, device):
     return time.perf_counter() - start
 
 
+def turn(contender, device):
+    """Seconds of a training step and of a prediction step.
+
+    A GPU does not hold the memory of all contenders at once: each takes what it needs,
+    in steps that are not timed, and gives it back.
+    """
+    if device == "cpu":
+        return seconds(contender.train, device), seconds(contender.predict, device)
+    contender.train()
+    contender.predict()
+    found = seconds(contender.train, device), seconds(contender.predict, device)
+    torch.cuda.empty_cache()
+    return found
+
+
 def matrix_rate(device):
     """FLOP/s of one large product in bfloat16, the best of ten."""
     n = 2048 if device == "cpu" else 8192
@@ -282,14 +297,13 @@ def measure(name, args, rate):
     found = {c: make() for c, make in contenders(name, args).items()}
     work = flops(found["eager"])
     for contender in found.values():  # compile, warm up
-        contender.train()
-        contender.predict()
-    times = {c: ([], []) for c in found}
+        turn(contender, args.device)
+    times = {c: [] for c in found}
     for _ in range(args.rounds):
         for c, contender in found.items():
-            times[c][0].append(seconds(contender.train, args.device))
-            times[c][1].append(seconds(contender.predict, args.device))
-    for c, (train, predict) in times.items():
+            times[c].append(turn(contender, args.device))
+    for c, taken in times.items():
+        train, predict = zip(*taken, strict=True)
         share = work / statistics.median(train) / rate
         memory = f"{peak_memory(name, c, args):.0f}" if args.memory else "-"
         print(

@@ -5,6 +5,7 @@ import math
 import pickle
 import threading
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from conftest import tiny_solver
 
 from sktrm import TRMSolver
 from sktrm._device import has_cxx_compiler
+from sktrm.nn import TinyRecursionModel
 from sktrm.nn.blocks import weights_cast_once
 
 
@@ -43,6 +45,39 @@ def test_compiled_training_is_the_plain_one(sudokus):
     assert (compiled.predict(sudokus[0]) == plain.predict(sudokus[0])).all()
     # Names of the weights stay, so that pickles and state dicts are exchangeable.
     assert list(compiled.net_.module_.state_dict()) == list(plain.module_.state_dict())
+
+
+@pytest.mark.parametrize("can_isolate", [True, False])
+def test_a_process_compiles_any_number_of_models(monkeypatch, can_isolate):
+    """Where torch cannot tell them apart (before 2.12), each has code of its own."""
+    monkeypatch.setattr("sktrm.nn.compiled._CAN_ISOLATE", can_isolate)
+    limit = torch._dynamo.config.recompile_limit
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\b")
+        for n in range(limit + 2):
+            model = TinyRecursionModel.build(
+                n_tokens=3, length=4, hidden_size=8 * (n + 1), n_heads=2, n_layers=1
+            )
+            model.compile_step(torch.ones(2, 4, dtype=torch.long), depths=(1, 2))
+            assert model.is_compiled_for(2)
+
+
+def test_compiling_leaves_no_gradients_behind(monkeypatch):
+    """On CUDA they lie in memory that the next run of a graph takes."""
+    model = TinyRecursionModel.build(n_tokens=3, length=4, hidden_size=8, n_heads=2)
+    left = []
+    step = model._train_compiled
+
+    def watched(*args):
+        left.append([p for p in model.parameters() if p.grad is not None])
+        return step(*args)
+
+    monkeypatch.setattr(torch, "compile", lambda step, **options: step)
+    monkeypatch.setattr(model, "_train_compiled", watched)
+    model.compile_step(torch.ones(2, 4, dtype=torch.long), depths=(1, 2))
+    assert left == [[], []]
+    assert all(p.grad is None for p in model.parameters())
 
 
 @pytest.mark.parametrize(("n_rows", "sizes"), [(12, [4] * 3), (14, [7, 7]), (7, [7])])
@@ -214,13 +249,20 @@ def test_copies_of_a_compiled_model_are_not_bound_to_it(sudokus, monkeypatch):
         ({"max_time": 150.0}, 10**7, True),
         ({"mixer": "attention"}, 10**7, False),
         ({"compile": True}, 1, True),
+        # On CUDA all networks, if each of 16 slots starts 1,000 rows.
+        ({"device": "cuda"}, 16_001, True),
+        ({"device": "cuda"}, 15_999, False),
+        ({"device": "cuda", "symbols": [1, 2], "mixer": "attention"}, 16_001, True),
+        ({"device": "cuda", "compile": False}, 10**7, False),
     ],
     ids=str,
 )
 def test_what_is_worth_compiling(sudokus, monkeypatch, parameters, n_rows, worth):
     monkeypatch.setattr("sktrm._task.has_cxx_compiler", lambda: True)
+    monkeypatch.setattr("sktrm._task.triton_builds", lambda: True)
     solver: TRMSolver = tiny_solver(max_epochs=1).fit(*sudokus)
     solver.set_params(**parameters)
+    solver._device = torch.device(solver.device)
     solver._sizes = {**solver._model_sizes()}
     solver.net_.module_ = solver._make_model(torch.Generator())
     assert solver._is_worth_compiling(n_rows) == worth
@@ -245,6 +287,16 @@ def test_when_prediction_is_worth_compiling(sudokus, monkeypatch, parameters, n_
     monkeypatch.setattr("sktrm._task.has_cxx_compiler", lambda: True)
     solver = tiny_solver(max_epochs=1).set_params(**parameters).fit(*sudokus)
     assert solver._compile_after() == pytest.approx(n_rows)
+
+
+@pytest.mark.parametrize(
+    ("device", "batch_size", "n_rows"),
+    [("cpu", 16, 16), ("cuda", 16, 256), ("cuda", 512, 512)],
+)
+def test_how_many_rows_are_predicted_together(sudokus, device, batch_size, n_rows):
+    solver = tiny_solver(max_epochs=1).fit(*sudokus).set_params(batch_size=batch_size)
+    solver._device = torch.device(device)
+    assert solver._rows_at_a_time() == n_rows
 
 
 def test_what_is_compiled_follows_the_parameter(sudokus, monkeypatch):

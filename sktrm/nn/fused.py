@@ -42,7 +42,7 @@ def token_mixing_is_fused(h: Tensor) -> bool:
 
 def _can_launch(device_index: int) -> bool:
     """Tell whether kernels can be built, and have bfloat16 on that GPU."""
-    return _triton_builds() and torch.cuda.get_device_capability(device_index) >= (8, 0)
+    return triton_builds() and torch.cuda.get_device_capability(device_index) >= (8, 0)
 
 
 # As ``torch.compiler.assume_constant_result``, which would import all of the compiler.
@@ -50,7 +50,7 @@ _can_launch._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache
-def _triton_builds() -> bool:
+def triton_builds() -> bool:
     """Tell whether triton is installed, and finds its C compiler and a driver."""
     if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
         return False
