@@ -38,6 +38,7 @@ def overhead(solver, n_steps=10, n_rounds=5):
     def whole():
         """Epochs as fit runs them: slots, callbacks, history, guards."""
         net.history.new_epoch()
+        wait(device)
         start, n_rows = time.perf_counter(), 0
         while n_rows < n_steps * batch_size:
             net.run_single_epoch(
@@ -45,6 +46,7 @@ def overhead(solver, n_steps=10, n_rounds=5):
             )
             # Epochs may end in a step on fewer rows: count rows, not steps.
             n_rows = sum(net.history[-1, "batches", :, "train_batch_size"])
+        wait(device)
         return (time.perf_counter() - start) / n_rows * batch_size
 
     module, optimizer, criterion = net.module_, net.optimizer_, net.criterion_

@@ -198,7 +198,7 @@ def turn(contender, device):
     """Seconds of a training step and of a prediction step.
 
     A GPU does not hold the memory of all contenders at once: each takes what it needs,
-    in steps that are not timed, and gives it back.
+    in steps that are not timed, and gives back what is not a graph's.
     """
     if device == "cpu":
         return seconds(contender.train, device), seconds(contender.predict, device)

@@ -99,7 +99,7 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         learning rate's schedule then follows the time. What is learned depends on the
         machine's speed. Compiling comes before and does not count.
     batch_size : int, default=32
-        Rows in flight in training, rows at a time in prediction.
+        Rows in flight in training, rows at a time in prediction (more on CUDA).
     n_rollouts : int or "auto", default="auto"
         Tries for each row at prediction at most: the first that halts gives the answer,
         or else the most confident. "auto" is 4 with ``symbols``, where rows may halt
@@ -165,14 +165,14 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         bfloat16 where the machine multiplies matrices faster with it, else float32.
     compile : bool or "auto", default="auto"
         Train a network compiled with :func:`torch.compile`, which needs a C++ compiler
-        and takes up to a minute at first. "auto" does so without attention on a CPU,
-        where training then takes half the time with ``symbols`` and four fifths
-        without, if that saves more than compiling takes: with ``symbols``, for 9x9
-        Sudokus at width 32, from 300 rows for each of ``batch_size`` on, all epochs
-        together, and with no ``max_time`` below a minute; without, at width 128, from
-        210 and two and a half minutes on. Prediction with ``symbols`` is compiled,
-        too, once stepping has taken about as long as compiling will: for these Sudokus
-        after 10,000 steps of rows. :meth:`partial_fit` compiles nothing.
+        or, on CUDA, triton and takes up to a minute and a half at first. "auto" does
+        so where it saves more than it takes. On a CPU: not with attention; with
+        ``symbols``, where it halves the time, for 9x9 Sudokus at width 32 from 300 rows
+        for each of ``batch_size`` on, all epochs together, and no ``max_time`` below a
+        minute; else a fifth, at width 128 from 210 and two and a half minutes on. On
+        CUDA, where it halves the time: from 1,000 on. Prediction follows where half
+        is saved, for these Sudokus after 10,000 steps of rows, on CUDA after 1,500 of
+        batches. :meth:`partial_fit` compiles nothing.
     callbacks : list of skorch callbacks, default=None
         Called during training; they are cloned.
     random_state : int, RandomState instance or None, default=None

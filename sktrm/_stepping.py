@@ -17,8 +17,12 @@ from sktrm.nn import TinyRecursionModel
 _DEEPER = 8
 # Numbers in the state of a 9x9 Sudoku in the equivariant network of width 32.
 SUDOKU = 81 * 9 * 32
-# Rows to predict together on CUDA at least: fewer take as long.
-_LEAST_ON_CUDA = 256
+# Numbers in the states of rows predicted together on CUDA, at least: those of 256 rows
+# or so of the paper's Sudoku.
+_LEAST_ON_CUDA = 2**24
+# As long as compiling takes there, so many batches take a step without gradient, more
+# than they take compiled.
+_BATCHES_WORTH_COMPILING = 1500
 # As long as compiling takes, so many of their steps take without gradient.
 _SUDOKUS_WORTH_COMPILING = 10_000
 
@@ -92,6 +96,8 @@ class Stepping:
         """Return after how many rows stepped in prediction to compile that, too."""
         if not self._may_predict_compiled():
             return math.inf
+        if self._device.type == "cuda":
+            return _BATCHES_WORTH_COMPILING * self._rows_at_a_time()
         return _SUDOKUS_WORTH_COMPILING / self._sudokus_a_row(self.module_)
 
     def _sudokus_a_row(self, model: TinyRecursionModel) -> float:
@@ -126,10 +132,12 @@ class Stepping:
     def _rows_at_a_time(self) -> int:
         """Return how many rows to predict together."""
         size = int(self._prediction_batch or self.batch_size)
-        return max(size, _LEAST_ON_CUDA) if self._device.type == "cuda" else size
+        if self._device.type == "cuda":
+            size = max(size, _LEAST_ON_CUDA // math.prod(self.module_.state_shape))
+        return size
 
     def _batches(self, inputs: np.ndarray) -> Iterator[Tensor]:
-        """Yield the rows on the device, ``batch_size`` at a time."""
+        """Yield the rows on the device, as many at a time as are predicted together."""
         size = self._rows_at_a_time()
         for start in range(0, len(inputs), size):
             batch = inputs[start : start + size]

@@ -16,6 +16,7 @@ from sktrm import TRMSolver
 from sktrm._device import has_cxx_compiler
 from sktrm.nn import TinyRecursionModel
 from sktrm.nn.blocks import weights_cast_once
+from sktrm.nn.compiled import _CAN_ISOLATE
 
 
 def losses(X, y, **parameters):
@@ -47,7 +48,7 @@ def test_compiled_training_is_the_plain_one(sudokus):
     assert list(compiled.net_.module_.state_dict()) == list(plain.module_.state_dict())
 
 
-@pytest.mark.parametrize("can_isolate", [True, False])
+@pytest.mark.parametrize("can_isolate", sorted({_CAN_ISOLATE, False}))
 def test_a_process_compiles_any_number_of_models(monkeypatch, can_isolate):
     """Where torch cannot tell them apart (before 2.12), each has code of its own."""
     monkeypatch.setattr("sktrm.nn.compiled._CAN_ISOLATE", can_isolate)
@@ -259,7 +260,7 @@ def test_copies_of_a_compiled_model_are_not_bound_to_it(sudokus, monkeypatch):
 )
 def test_what_is_worth_compiling(sudokus, monkeypatch, parameters, n_rows, worth):
     monkeypatch.setattr("sktrm._task.has_cxx_compiler", lambda: True)
-    monkeypatch.setattr("sktrm._task.triton_builds", lambda: True)
+    monkeypatch.setattr("sktrm._task.can_compile", lambda device: True)
     solver: TRMSolver = tiny_solver(max_epochs=1).fit(*sudokus)
     solver.set_params(**parameters)
     solver._device = torch.device(solver.device)
@@ -289,14 +290,29 @@ def test_when_prediction_is_worth_compiling(sudokus, monkeypatch, parameters, n_
     assert solver._compile_after() == pytest.approx(n_rows)
 
 
+def test_on_cuda_nothing_is_compiled_where_torch_cannot(sudokus, monkeypatch):
+    monkeypatch.setattr("sktrm._task.can_compile", lambda device: False)
+    solver = tiny_solver(max_epochs=1, compile="auto").fit(*sudokus)
+    solver._device = torch.device("cuda")
+    assert not solver._is_worth_compiling(10**7)
+    assert solver._compile_after() == math.inf
+
+
 @pytest.mark.parametrize(
     ("device", "batch_size", "n_rows"),
-    [("cpu", 16, 16), ("cuda", 16, 256), ("cuda", 512, 512)],
+    [("cpu", 16, 16), ("cuda", 16, 2**24 // 512), ("cuda", 2**16, 2**16)],
 )
-def test_how_many_rows_are_predicted_together(sudokus, device, batch_size, n_rows):
+def test_how_many_rows_are_predicted_together(
+    sudokus, monkeypatch, device, batch_size, n_rows
+):
+    """On CUDA states of 2**24 numbers at least, 16 * 32 a row here."""
+    monkeypatch.setattr("sktrm._task.can_compile", lambda device: True)
     solver = tiny_solver(max_epochs=1).fit(*sudokus).set_params(batch_size=batch_size)
     solver._device = torch.device(device)
     assert solver._rows_at_a_time() == n_rows
+    if device == "cuda":  # and compiled after 1,500 steps of such batches
+        solver.set_params(compile="auto")
+        assert solver._compile_after() == 1500 * n_rows
 
 
 def test_what_is_compiled_follows_the_parameter(sudokus, monkeypatch):

@@ -12,6 +12,7 @@ from torch._dynamo.utils import counters
 from torch._inductor.cudagraph_trees import get_manager
 
 from sktrm.nn import fused
+from sktrm.nn.blocks import SwiGLU, TokenMixer
 from sktrm.nn.losses import answer_loss
 
 pytestmark = pytest.mark.skipif(
@@ -104,9 +105,39 @@ def test_what_was_trained_here_answers_alike_on_a_cpu(copies, parameters):
     assert (here.n_steps == there.n_steps).mean() >= 0.99
 
 
+def results(layer, h, direction):
+    """What a layer makes of ``h``, and the gradients of states and weights."""
+    layer.zero_grad()
+    h = h.clone().requires_grad_()
+    out = layer(h)
+    out.backward(direction)
+    return [out.detach(), h.grad, *(p.grad for p in layer.parameters())]
+
+
+def errors(found, exact):
+    pairs = zip(found, exact, strict=True)
+    return [((a.double() - b).norm() / b.norm()).item() for a, b in pairs]
+
+
 @pytest.fixture
 def without_kernels(monkeypatch):
+    assert fused._can_launch(0)  # else there would be nothing to compare with
     monkeypatch.setattr(fused, "is_fused", lambda h: False)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: TokenMixer(97), lambda: SwiGLU(512)], ids=["mixer", "swiglu"]
+)
+def test_kernels_are_as_precise_as_torch_at_the_size_of_the_paper(make, request):
+    torch.manual_seed(0)
+    layer = make().cuda().bfloat16()
+    h, direction = torch.randn(2, 64, 97, 512, device="cuda").bfloat16()
+    ours = results(layer, h, direction)
+    request.getfixturevalue("without_kernels")
+    plain = results(layer, h, direction)
+    exact = results(layer.double(), h.double(), direction.double())
+    for mine, torchs in zip(errors(ours, exact), errors(plain, exact), strict=True):
+        assert 0 < mine < 1.2 * torchs
 
 
 def test_a_trained_model_answers_alike_with_kernels_and_without(copies, request):

@@ -36,7 +36,8 @@ def test_results_and_gradients_are_as_precise_as_without_kernels(
     errors = interpreted[kind]["errors"][str(length)]
     for plain, ours in zip(errors["plain"], errors["ours"], strict=True):
         assert 0 < ours < 1.2 * plain
-    assert max(errors["difference"]) < 1e-2
+    # Not zero: kernels were taken, and round elsewhere.
+    assert 0 < max(errors["difference"]) < 1e-2
 
 
 def test_neighbours_do_not_leak_and_all_is_written(interpreted):

@@ -1,7 +1,7 @@
 """Kernels of our own for GPUs: gates, and token mixing as a whole.
 
-A step of the paper's network spends more time there on moving results of its inner
-layers than on computing them.
+What the inner layers make is several times as large as the states: torch's code writes
+and reads it, here it stays where it is made or is passed over once.
 """
 
 import importlib
@@ -45,6 +45,11 @@ def _can_launch(device_index: int) -> bool:
     return triton_builds() and torch.cuda.get_device_capability(device_index) >= (8, 0)
 
 
+def can_compile(device: torch.device) -> bool:
+    """Tell whether torch can compile for that GPU."""
+    return triton_builds() and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
 # As ``torch.compiler.assume_constant_result``, which would import all of the compiler.
 _can_launch._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
@@ -74,10 +79,7 @@ def gate(gate_up: Tensor) -> Tensor:
 @torch.library.custom_op("sktrm::gate_1", mutates_args=())
 def _gate(gate_up: Tensor) -> Tensor:
     gated = gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
-    found = kernels.load()
-    sizes = gated.numel() // gated.shape[-1], gated.shape[-1]
-    with torch.cuda.device_of(gate_up):  # type: ignore[no-untyped-call]
-        found.gating[_gating_grid(*sizes)](gate_up, gated, *sizes, **_GATING)
+    _launch_gating(kernels.load().gating, gated.shape, gate_up, gated)
     return gated
 
 
@@ -86,10 +88,23 @@ def _(gate_up: Tensor) -> Tensor:
     return gate_up.new_empty(*gate_up.shape[:-1], gate_up.shape[-1] // 2)
 
 
-def _gating_grid(n_rows: int, inner: int) -> tuple[int, int]:
-    """Return how many programs gate that many rows and columns."""
+def _launch_gating(
+    kernel: Any, shape: torch.Size, *tensors: Tensor, **choices: bool
+) -> None:
+    """Let a kernel gate rows (..., inner) of ``shape``, all of them contiguous."""
+    assert all(tensor.is_contiguous() for tensor in tensors)
+    inner = shape[-1]
+    n_rows = math.prod(shape[:-1])
     cdiv = kernels.load().cdiv
-    return cdiv(n_rows, _GATING["BN"]), cdiv(inner, _GATING["BI"])
+    grid = cdiv(n_rows, _GATING["BN"]), cdiv(inner, _GATING["BI"])
+    with _on_device_of(tensors[0]):
+        kernel[grid](*tensors, n_rows, inner, **choices, **_GATING)
+
+
+def _on_device_of(h: Tensor) -> Any:
+    """Return a context: triton launches on the current device."""
+    # torch has not annotated it.
+    return torch.cuda.device_of(h)  # type: ignore[no-untyped-call]
 
 
 @torch.library.custom_op("sktrm::gate_gradient_1", mutates_args=())
@@ -99,15 +114,8 @@ def _gate_gradient(
     """Return the gradient of ``gate_up`` and, if ``gates``, what was gated."""
     d_gate_up = torch.empty_like(gate_up)
     gated = torch.empty_like(d_gated) if gates else d_gated.new_empty(0)
-    found = kernels.load()
-    sizes = d_gated.numel() // d_gated.shape[-1], d_gated.shape[-1]
-    with torch.cuda.device_of(gate_up):  # type: ignore[no-untyped-call]
-        found.gating_gradient[_gating_grid(*sizes)](
-            *(gate_up, d_gated, d_gate_up, gated),
-            *sizes,
-            GATES=gates,
-            **_GATING,
-        )
+    kernel, tensors = kernels.load().gating_gradient, (gate_up, d_gated, d_gate_up)
+    _launch_gating(kernel, d_gated.shape, *tensors, gated, GATES=gates)
     return d_gate_up, gated
 
 
@@ -167,8 +175,8 @@ def _token_mixing(
     scale = h.new_empty(batch, hidden_size, dtype=torch.float32)
     found = kernels.load()
     grid = batch, found.cdiv(hidden_size, _MIXING["BD"])
-    # Triton launches on the current device.
-    with torch.cuda.device_of(h):  # type: ignore[no-untyped-call]
+    assert all(tensor.is_contiguous() for tensor in (h, gate_up, down))
+    with _on_device_of(h):
         found.mixing[grid](
             *(h, gate_up, down, mixed, scale),
             *(length, hidden_size, inner),

@@ -40,7 +40,7 @@ def _mixing(
     scale_ptr,
     L,
     D,
-    I: tl.constexpr,  # noqa: E741
+    INNER: tl.constexpr,
     EPS: tl.constexpr,
     LP: tl.constexpr,
     BD: tl.constexpr,
@@ -55,10 +55,10 @@ def _mixing(
     x = tl.load(h_ptr + token[:, None] * D + d[None, :], mask=mask, other=0.0)
     x = tl.trans(x)
     mixed = tl.zeros((BD, LP), dtype=tl.float32)
-    for start in range(0, I, BI):
+    for start in range(0, INNER, BI):
         at = (start + tl.arange(0, BI))[:, None] * LP + token[None, :]
         gate = tl.dot(x, tl.trans(tl.load(gate_up_ptr + at)))
-        up = tl.dot(x, tl.trans(tl.load(gate_up_ptr + I * LP + at)))
+        up = tl.dot(x, tl.trans(tl.load(gate_up_ptr + INNER * LP + at)))
         gated = (gate * tl.sigmoid(gate) * up).to(tl.bfloat16)
         mixed = tl.dot(gated, tl.load(down_ptr + at), mixed)
     # Read once more, from the cache: it would take a quarter of the registers.
@@ -72,34 +72,34 @@ def _mixing(
     tl.store(scale_ptr + row * D + d, scale, mask=d < D)
 
 
-@no_type_check
+@no_type_check  # as above
 def _gating(
     gate_up_ptr,
     gated_ptr,
     N,
-    I,  # noqa: E741
+    INNER,
     BN: tl.constexpr,
     BI: tl.constexpr,
 ):
     """Gate BN rows and BI columns."""
     n = (tl.program_id(0) * BN + tl.arange(0, BN)).to(tl.int64)[:, None]
     i = (tl.program_id(1) * BI + tl.arange(0, BI))[None, :]
-    mask = (n < N) & (i < I)
-    at = n * 2 * I + i
+    mask = (n < N) & (i < INNER)
+    at = n * 2 * INNER + i
     gate = tl.load(gate_up_ptr + at, mask=mask, other=0.0).to(tl.float32)
-    up = tl.load(gate_up_ptr + at + I, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(gate_up_ptr + at + INNER, mask=mask, other=0.0).to(tl.float32)
     gated = gate * tl.sigmoid(gate) * up
-    tl.store(gated_ptr + n * I + i, gated.to(tl.bfloat16), mask=mask)
+    tl.store(gated_ptr + n * INNER + i, gated.to(tl.bfloat16), mask=mask)
 
 
-@no_type_check
+@no_type_check  # as above
 def _gating_gradient(
     gate_up_ptr,
     d_gated_ptr,
     d_gate_up_ptr,
     gated_ptr,
     N,
-    I,  # noqa: E741
+    INNER,
     GATES: tl.constexpr,
     BN: tl.constexpr,
     BI: tl.constexpr,
@@ -107,15 +107,15 @@ def _gating_gradient(
     """Gradient of BN rows and BI columns; with GATES what was gated once more."""
     n = (tl.program_id(0) * BN + tl.arange(0, BN)).to(tl.int64)[:, None]
     i = (tl.program_id(1) * BI + tl.arange(0, BI))[None, :]
-    mask = (n < N) & (i < I)
-    at = n * 2 * I + i
+    mask = (n < N) & (i < INNER)
+    at = n * 2 * INNER + i
     gate = tl.load(gate_up_ptr + at, mask=mask, other=0.0).to(tl.float32)
-    up = tl.load(gate_up_ptr + at + I, mask=mask, other=0.0).to(tl.float32)
-    d_gated = tl.load(d_gated_ptr + n * I + i, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(gate_up_ptr + at + INNER, mask=mask, other=0.0).to(tl.float32)
+    d_gated = tl.load(d_gated_ptr + n * INNER + i, mask=mask, other=0.0).to(tl.float32)
     opened = tl.sigmoid(gate)
     silu = gate * opened
     d_gate = d_gated * up * opened * (1 + gate * (1 - opened))
     tl.store(d_gate_up_ptr + at, d_gate.to(tl.bfloat16), mask=mask)
-    tl.store(d_gate_up_ptr + at + I, (d_gated * silu).to(tl.bfloat16), mask=mask)
+    tl.store(d_gate_up_ptr + at + INNER, (d_gated * silu).to(tl.bfloat16), mask=mask)
     if GATES:
-        tl.store(gated_ptr + n * I + i, (silu * up).to(tl.bfloat16), mask=mask)
+        tl.store(gated_ptr + n * INNER + i, (silu * up).to(tl.bfloat16), mask=mask)
