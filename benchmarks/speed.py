@@ -77,6 +77,7 @@ class Ours:
         estimator = clone(estimator).set_params(
             batch_size=batch_size,
             max_epochs=1,
+            max_time=1e-3,  # a step: an epoch of the paper's network takes minutes
             device=device,
             random_state=0,
             **parameters,
