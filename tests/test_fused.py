@@ -72,4 +72,5 @@ def test_neither_triton_nor_the_compiler_is_imported_before_it_is_needed():
         import sktrm.nn
         assert not {"triton", "torch._dynamo"} & set(sys.modules)
     """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

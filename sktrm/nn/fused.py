@@ -51,6 +51,7 @@ def can_compile(device: torch.device) -> bool:
 
 
 # As ``torch.compiler.assume_constant_result``, which would import all of the compiler.
+# To mypy a function has no attributes of others.
 _can_launch._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
