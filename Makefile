@@ -6,7 +6,7 @@ OLDEST := .venv-oldest
 # Tests at a time.
 JOBS ?= 2
 
-.PHONY: demo test check check-oldest lint types format examples bench \
+.PHONY: demo test check check-oldest lint types format examples bench bench-choices \
 	bench-sudoku bench-mazes bench-arc clean
 
 # make demo                                  9x9 Sudokus from the generator
@@ -46,6 +46,9 @@ SPEED_CASES := "512, mlp, 81 cells" "512, attention, 81 cells" \
 bench: $(READY)
 	$(BIN)/python benchmarks/foundation.py
 	$(BIN)/python benchmarks/speed.py --rounds 3 --cases $(SPEED_CASES)
+
+# What stands behind the defaults of loss and halting threshold: seven minutes.
+bench-choices: $(READY)
 	$(BIN)/python benchmarks/choices.py
 
 # The published benchmarks. make bench-sudoku ARGS='--budget 600 --out sudoku.jsonl'

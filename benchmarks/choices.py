@@ -1,7 +1,7 @@
 """The measurements behind the defaults of loss, halting threshold and symbols.
 
 6x6 Sudokus of 18 clues, 500 to validate with, which are not those of the demo. Prints
-one table; ``python benchmarks/choices.py`` takes five minutes on two cores.
+one table; ``python benchmarks/choices.py`` takes eight minutes on two cores.
 """
 
 import time

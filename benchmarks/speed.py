@@ -308,7 +308,7 @@ def measure(name, args, rate):
         share = work / statistics.median(train) / rate
         memory = f"{peak_memory(name, c, args):.0f}" if args.memory else "-"
         print(
-            f"{name:<27}{c:<30}{spread(train):<22}{spread(predict):<22}"
+            f"{name:<27}{c:<30}{spread(train):<30}{spread(predict):<30}"
             f"{100 * share:<10.0f}{memory}",
             flush=True,
         )
@@ -380,7 +380,7 @@ def main():
     )
     print(
         f"{'case, batch ' + str(args.batch_size):<27}{'code':<30}"
-        f"{'training step, ms':<22}{'prediction step, ms':<22}{'% of rate':<10}MB"
+        f"{'training step, ms':<30}{'prediction step, ms':<30}{'% of rate':<10}MB"
     )
     for name in args.cases:
         measure(name, args, rate)

@@ -1,6 +1,5 @@
 """What the estimators share: parameters, seeds, training, stepping, pickling."""
 
-import math
 from importlib.metadata import PackageNotFoundError, metadata
 from numbers import Integral, Real
 from typing import Any
@@ -29,10 +28,6 @@ from sktrm.nn.losses import ANSWER_LOSSES
 
 _POSITIVE = [Interval(Integral, 1, None, closed="left")]
 _SHARE = [Interval(Real, 0, 1, closed="both")]
-# To be saved by compiling, which takes up to a minute once and then nothing.
-_SECONDS_WORTH_COMPILING = 30.0
-# Sudokus to start for each row in flight, with a network twice as fast when compiled.
-_SUDOKUS_A_SLOT_WORTH_COMPILING = 300
 # Beyond this, token mixing costs more than attention, and learns slower on grids.
 _LONGEST_TOKEN_MIXING = 128
 
@@ -277,17 +272,6 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
             return model.double()
         model.dtype = dtype
         return model
-
-    def _is_worth_compiling(self, n_rows: int) -> bool:
-        """Decide on ``compile`` by what is planned, not by what is measured."""
-        if self.compile != "auto":
-            return bool(self.compile)
-        saved = self._saved_by_compiling()
-        seconds = math.inf if self.max_time is None else self.max_time
-        if not saved or seconds * saved < _SECONDS_WORTH_COMPILING:
-            return False
-        as_sudokus = n_rows * self._sudokus_a_row(self.net_.module_)
-        return as_sudokus * 2 * saved >= _SUDOKUS_A_SLOT_WORTH_COMPILING * self._n_slots
 
     def _adopt(self, state: dict[str, Tensor]) -> None:
         """Make ``module_`` a model with the weights ``state``."""

@@ -9,34 +9,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sktrm._compiling import Compiling
 from sktrm._inference import Solution, solve, stages
 from sktrm._tries import Choice, Tries
 from sktrm.nn import TinyRecursionModel
 
 # Steps at prediction for each in training: hard rows need them, others halt.
 _DEEPER = 8
-# Numbers in the state of a 9x9 Sudoku in the equivariant network of width 32.
-SUDOKU = 81 * 9 * 32
 # Numbers in the states of rows predicted together on CUDA, at least: those of 256 rows
 # or so of the paper's Sudoku.
 _LEAST_ON_CUDA = 2**24
-# As long as compiling takes there, so many batches take a step without gradient, more
-# than they take compiled.
-_BATCHES_WORTH_COMPILING = 1500
-# As long as compiling takes, so many of their steps take without gradient.
-_SUDOKUS_WORTH_COMPILING = 10_000
 
 
-class Stepping:
+class Stepping(Compiling):
     """Prediction with tokens and tensors, for the estimators.
 
     The host class, :class:`~sktrm._base.BaseTRM`, has model, device and parameters.
     """
 
     module_: TinyRecursionModel
-    _device: torch.device
     batch_size: int
-    compile: bool | str
     max_steps: int | str
     n_supervision_steps: int
     halt_threshold: float
@@ -91,29 +83,6 @@ class Stepping:
             choice=choice,
             **self._limits(max_steps),
         )
-
-    def _compile_after(self) -> float:
-        """Return after how many rows stepped in prediction to compile that, too."""
-        if not self._may_predict_compiled():
-            return math.inf
-        if self._device.type == "cuda":
-            return _BATCHES_WORTH_COMPILING * self._rows_at_a_time()
-        return _SUDOKUS_WORTH_COMPILING / self._sudokus_a_row(self.module_)
-
-    def _sudokus_a_row(self, model: TinyRecursionModel) -> float:
-        """Return the cost of a row in Sudokus in the equivariant network."""
-        return math.prod(model.state_shape) / SUDOKU
-
-    def _may_predict_compiled(self) -> bool:
-        """Decide on ``compile`` for predictions that are long enough."""
-        if self.compile == "auto":
-            # What saves a fifth of a training step saves a tenth of these.
-            return self._saved_by_compiling() >= 0.5
-        return bool(self.compile)
-
-    def _saved_by_compiling(self) -> float:
-        """Return the share of a training step's time that compiling saves."""
-        return 0.0
 
     def _steps_at_most(self) -> int:
         """Return ``max_steps``, or what stands for "auto"."""

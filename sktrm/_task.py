@@ -24,10 +24,6 @@ from sktrm.nn import TinyRecursionModel, build_equivariant, build_task_model
 from sktrm.nn.blocks import EQUIVARIANT_MIXERS, POSITIONS
 from sktrm.nn.fused import can_compile
 
-# On CUDA it is steps that count, not their rows: a compiled one saved 23 to 82 ms on an
-# H200, for a minute and a half of compiling. So it pays when a slot starts 1,000 rows.
-_SUDOKUS_A_ROW_ON_CUDA = 0.3
-
 
 class GridTask(TaskLearning):
     """From grids and parameters to encoded rows and the sizes of a model.
@@ -306,13 +302,9 @@ class GridTask(TaskLearning):
             return 0.0
         return 0.5 if "symbols" in self._sizes else 0.2
 
-    def _sudokus_a_row(self, model: TinyRecursionModel) -> float:
-        """Return the cost of a row in Sudokus in the equivariant network."""
-        if self._device.type == "cuda":
-            return _SUDOKUS_A_ROW_ON_CUDA
-        # A number costs more without symbols: eight times as much at width 128.
-        more = 1.0 if "symbols" in self._sizes else model.state_shape[-1] / 16
-        return more * super()._sudokus_a_row(model)
+    def _cost_of_a_number(self, model: TinyRecursionModel) -> float:
+        # At width 128, without symbols, it is eight times.
+        return 1.0 if "symbols" in self._sizes else model.state_shape[-1] / 16
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -30,7 +30,7 @@ def losses(X, y, **parameters):
 def worth_compiling(n_rows, solver, monkeypatch):
     """Let prediction be compiled after so many rows."""
     sudokus = (n_rows - 0.5) * solver._sudokus_a_row(solver.module_)
-    monkeypatch.setattr("sktrm._stepping._SUDOKUS_WORTH_COMPILING", sudokus)
+    monkeypatch.setattr("sktrm._compiling._SUDOKUS_WORTH_COMPILING", sudokus)
 
 
 @pytest.mark.skipif(not has_cxx_compiler(), reason="torch has no C++ compiler here")

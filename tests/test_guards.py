@@ -24,6 +24,7 @@ LAYERS = [
         "_optimizers",
         "_progress",
         "_slots",
+        "_compiling",
         "_stepping",
         "_guarding",
         "_training",
