@@ -104,7 +104,7 @@ class Ours:
 class Eager:
     """The same network, written down plainly: autocast, nothing compiled or cast once.
 
-    What a user of torch would write first; the issue's yardstick for the fast path.
+    What a user of torch would write first: the yardstick of the fast path.
     """
 
     def __init__(self, ours):

@@ -166,13 +166,12 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     compile : bool or "auto", default="auto"
         Train a network compiled with :func:`torch.compile`, which needs a C++ compiler
         or, on CUDA, triton and takes up to a minute and a half at first. "auto" does
-        so where it saves more than it takes. On a CPU: not with attention; with
-        ``symbols``, where it halves the time, for 9x9 Sudokus at width 32 from 300 rows
-        for each of ``batch_size`` on, all epochs together, and no ``max_time`` below a
-        minute; else a fifth, at width 128 from 210 and two and a half minutes on. On
-        CUDA, where it halves the time: from 1,000 on. Prediction follows where half
-        is saved, for these Sudokus after 10,000 steps of rows, on CUDA after 1,500 of
-        batches. :meth:`partial_fit` compiles nothing.
+        so where it saves more than it takes, in long trainings; on a CPU not with
+        attention. Where half is saved, on CUDA and with ``symbols``, long predictions
+        follow. :meth:`partial_fit` compiles nothing.
+    gradient_checkpointing : bool, default=False
+        Compute the layers anew in the backward pass, so that the memory of training
+        hardly grows with ``n_latent_recursions``, for a third more time.
     callbacks : list of skorch callbacks, default=None
         Called during training; they are cloned.
     random_state : int, RandomState instance or None, default=None
@@ -280,6 +279,7 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         device: str = "auto",
         dtype: str = "auto",
         compile: bool | str = "auto",  # noqa: A002
+        gradient_checkpointing: bool = False,
         callbacks: Sequence[Any] | None = None,
         random_state: Any = None,
         verbose: int = 0,
@@ -326,6 +326,7 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         self.device = device
         self.dtype = dtype
         self.compile = compile
+        self.gradient_checkpointing = gradient_checkpointing
         self.callbacks = callbacks
         self.random_state = random_state
         self.verbose = verbose

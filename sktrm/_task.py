@@ -53,6 +53,7 @@ class GridTask(TaskLearning):
         "canvas": "no_validation",
         "n_augmentations": [Interval(Integral, 0, None, closed="left")],
         "task_lr": [Interval(Real, 0, None, closed="neither")],
+        "gradient_checkpointing": ["boolean"],
         "symbols": "no_validation",
         "ignore_value": "no_validation",
         "handle_unknown": [StrOptions({"error", "ignore"})],
@@ -65,13 +66,15 @@ class GridTask(TaskLearning):
     augmentation: Any
     canvas: Any
     n_prefix_tokens: int
+    gradient_checkpointing: bool
     positions: str
     # What augmentation="auto" found in the data.
     _found_symmetries: Sequence[Augmentation] = ()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Rebuild a solver; one that knew of no tries yet gets the default."""
-        super().__setstate__({"n_rollouts": "auto", **state})
+        """Rebuild a solver; an older one gets the defaults of what it did not know."""
+        later = {"n_rollouts": "auto", "gradient_checkpointing": False}
+        super().__setstate__({**later, **state})
 
     def _validate_params(self) -> None:
         """Check parameters, each and together."""
@@ -275,6 +278,7 @@ class GridTask(TaskLearning):
             build = build_task_model
         model = self._with_dtype(build(**self._sizes, generator=generator))
         self._set_views(model)
+        model.gradient_checkpointing = self.gradient_checkpointing
         return model
 
     def _auto_lr(self) -> float:

@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import _authors
 import _report
+import growth
 import levers
 import maze_hard
 import scale
@@ -393,6 +394,20 @@ def test_what_grows_is_measured(home, monkeypatch):
         found = scale.run(case, str(home), torch.get_num_threads())
         assert found[0] == what
         assert found[3] == size
+
+
+def test_what_depth_costs_is_measured(monkeypatch):
+    case = growth.Growth(TRMSolver(mixer="mlp", **SMALL), 16, "n_latent_recursions", ())
+    longer = growth.Growth(TRMSolver(mixer="mlp", **SMALL), 0, "n_cells", ())
+    cases = {"deeper": case, "longer": longer}
+    monkeypatch.setattr(growth, "CASES", cases)
+    threads = torch.get_num_threads()
+    for name, values in (("deeper", (1, 2, 3)), ("longer", (8, 12, 16))):
+        found = [growth.times(name, value, 1, threads) for value in values]
+        work, *times = zip(*found, strict=True)
+        assert work[0] < work[1] < work[2]
+        assert all(number >= 0 for numbers in times for number in numbers)
+        assert growth.memory(name, values[0], threads) >= 0
 
 
 def test_the_generated_table_is_made_when_it_is_named():

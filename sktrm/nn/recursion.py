@@ -2,11 +2,13 @@
 
 import math
 import sys
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sktrm.nn.blocks import (
     Linear,
@@ -131,7 +133,8 @@ class TinyRecursionModel(CompiledSteps, nn.Module):
 
     ``embedding`` maps the question to x, ``net`` updates z and y, ``answer_head``
     and ``halt_head`` read y. States and products are computed in ``dtype``, weights
-    stay in their own.
+    stay in their own. With ``gradient_checkpointing`` a call of ``net`` keeps its input
+    alone for the gradient, and is made anew in the backward pass.
     """
 
     y_init: Tensor
@@ -162,6 +165,7 @@ class TinyRecursionModel(CompiledSteps, nn.Module):
         self.n_latent_recursions = n_latent_recursions
         self.n_deep_recursions = n_deep_recursions
         self.dtype = dtype
+        self.gradient_checkpointing = False
         for name in ("y_init", "z_init"):
             start = truncated_normal(hidden_size, std=1.0, generator=generator)
             self.register_buffer(name, start)
@@ -276,9 +280,20 @@ class TinyRecursionModel(CompiledSteps, nn.Module):
     def latent_recursion(self, x: Tensor, y: Tensor, z: Tensor) -> Carry:
         """Loop 1 of Figure 3: update z n times given x, y, z; then y given y, z."""
         for _ in range(self.n_latent_recursions):
-            z = self.net(x + y + z)
-        y = self.net(y + z)
+            z = self._update(x + y + z)
+        y = self._update(y + z)
         return Carry(y, z)
+
+    def _update(self, state: Tensor) -> Tensor:
+        """Apply ``net``; with checkpointing keep ``state`` alone for the gradient."""
+        net: Any = self.net
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            # Nothing in it is random.
+            net = partial(
+                checkpoint, net, use_reentrant=False, preserve_rng_state=False
+            )
+        updated: Tensor = net(state)
+        return updated
 
     def deep_recursion(self, x: Tensor, y: Tensor, z: Tensor) -> Carry:
         """Loop 2 of Figure 3: T - 1 latent recursions without gradient, one with."""
