@@ -6,7 +6,8 @@ OLDEST := .venv-oldest
 # Tests at a time.
 JOBS ?= 2
 
-.PHONY: demo test check check-oldest lint types format examples bench bench-choices \
+.PHONY: demo test check check-oldest lint types format examples bench \
+	bench-choices bench-growth \
 	bench-sudoku bench-mazes bench-arc clean
 
 # make demo                                  9x9 Sudokus from the generator
@@ -47,9 +48,13 @@ bench: $(READY)
 	$(BIN)/python benchmarks/foundation.py
 	$(BIN)/python benchmarks/speed.py --rounds 3 --cases $(SPEED_CASES)
 
-# What stands behind the defaults of loss and halting threshold: seven minutes.
+# What stands behind the defaults of loss and halting threshold: eight minutes.
 bench-choices: $(READY)
 	$(BIN)/python benchmarks/choices.py
+
+# What depth and length cost: seven minutes.
+bench-growth: $(READY)
+	$(BIN)/python benchmarks/growth.py
 
 # The published benchmarks. make bench-sudoku ARGS='--budget 600 --out sudoku.jsonl'
 bench-sudoku: $(READY)

@@ -3,9 +3,9 @@
 ``python benchmarks/growth.py`` changes one size at a time: latent recursions n, deep
 recursions T, supervision steps at prediction, cells. For each value it prints the
 operations of a training step's matrix products, the time of a training step and of a
-prediction (medians), and the memory that a fit and three training steps take at their
-peak, in another process, beyond what it had before (Linux). Batches have 32 rows;
-times are the process's own, all threads together.
+prediction (medians), and the peak of memory, in another process (Linux): of three
+training steps or, where the steps of prediction change, of a prediction. Batches have
+32 rows; times are the process's own, all threads together.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import os
 import statistics
 import time
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
@@ -34,6 +35,8 @@ ATTENTION = TRMSolver(
     compile=False,
 )
 DEPTHS = (1, 2, 4, 8, 16)
+# Else glibc holds much of what is free, and that grows as well; but it costs time.
+GIVEN_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 class Growth(NamedTuple):
@@ -97,12 +100,18 @@ def times(name, value, rounds, threads):
 
 
 def memory(name, value, threads):
-    """Return the megabytes that a fit and three training steps take at their peak."""
+    """Return the megabytes that steps take at their peak: of training, or as asked."""
     torch.set_num_threads(threads)
+    case = CASES[name]
+    ours = contender(case, value)
+    # The peak is counted anew from here: building took a step, too.
+    Path("/proc/self/clear_refs").write_text("5")
     before = megabytes("RSS")
-    ours = contender(CASES[name], value)
-    for _ in range(3):
-        ours.train()
+    if case.size == "max_steps":
+        predict(ours, value)
+    else:
+        for _ in range(3):
+            ours.train()
     return megabytes("HWM") - before
 
 
@@ -123,14 +132,12 @@ def main():
         f"{'case':<24}{'of':<8}{'GFLOP':<10}{'training step, ms':<20}"
         f"{'prediction, ms':<18}MB more"
     )
-    # Else glibc holds much of what is free, and that grows as well; but it costs time.
-    returned = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     for name in args.cases:
         for value in CASES[name].values:
             work, train, prediction = alone(
                 times, name, value, args.rounds, args.threads
             )
-            more = alone(memory, name, value, args.threads, **returned)
+            more = alone(memory, name, value, args.threads, **GIVEN_BACK)
             print(
                 f"{name:<24}{value:<8}{work / 1e9:<10.2f}{1e3 * train:<20.1f}"
                 f"{1e3 * prediction:<18.1f}{more:.0f}",

@@ -191,6 +191,7 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         net.train_split = None if held_out is None else predefined_split(held_out)
         for name, value in self._loop_parameters().items():
             setattr(net, name, value)
+        self._settle_memory(net.module_)
         net.n_iter_no_change = None
         if held_out is not None and self._stops_early(len(rows), held_out=True):
             net.n_iter_no_change = self.n_iter_no_change
@@ -210,6 +211,9 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
             self._calibrate(held_out)
 
         train_in_tasks(self, train, net, n_epochs or 1, self._predictor_now, data)
+
+    def _settle_memory(self, model: TinyRecursionModel) -> None:
+        """Settle what a training step of ``model`` keeps for the gradient."""
 
     def _keep_results(self) -> None:
         """Take the weights to predict with and the record of the training."""

@@ -44,7 +44,10 @@ _ENCODER = {
     *("answer_symbols", "answer_tokens"),
 }
 # Of this machine or this training; whoever loads the file has their own.
-_NOT_STORED = ("callbacks", "device", "random_state", "verbose", "warm_start")
+_NOT_STORED = (
+    *("callbacks", "device", "gradient_checkpointing", "random_state", "verbose"),
+    "warm_start",
+)
 _FITTED = (
     "n_features_in_",
     "feature_names_in_",

@@ -35,8 +35,7 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     n_layers : int, default=2
         Blocks of the tiny network.
     n_heads : int, default=4
-        Heads of attention, and of matrices between cells; must divide
-        ``hidden_size``.
+        Heads of attention, and of matrices between cells; must divide ``hidden_size``.
     expansion : float or "auto", default="auto"
         Width of the SwiGLU layers relative to their input. Two thirds of it are used,
         rounded up to a multiple of 256; with ``symbols``, that of the ReLU layers.
@@ -156,8 +155,9 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         Let ``fit`` go on with the model of the last ``fit`` instead of a new one.
         Parameters that were changed in between count if they are about the course of
         training (``lr``, its schedule and warm-up, ``max_grad_norm``, ``max_epochs``,
-        ``max_time``, ``verbose``), early stopping, or prediction. Those of
-        data, network, loss, optimiser and ``callbacks`` stay the first's.
+        ``max_time``, ``verbose``), early stopping, prediction, ``compile`` or
+        ``gradient_checkpointing``. Those of data, network, loss, optimiser and
+        ``callbacks`` stay the first's.
     device : str, default="auto"
         A torch device; "auto" takes CUDA if there is one, else the CPU.
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
@@ -170,8 +170,8 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         attention. Where half is saved, on CUDA and with ``symbols``, long predictions
         follow. :meth:`partial_fit` compiles nothing.
     gradient_checkpointing : bool, default=False
-        Compute the layers anew in the backward pass, so that the memory of training
-        hardly grows with ``n_latent_recursions``, for a third more time.
+        Compute the layers again in the backward pass: memory of training then hardly
+        grows with ``n_latent_recursions``, for 1 / (T + 2) more operations.
     callbacks : list of skorch callbacks, default=None
         Called during training; they are cloned.
     random_state : int, RandomState instance or None, default=None

@@ -278,8 +278,12 @@ class GridTask(TaskLearning):
             build = build_task_model
         model = self._with_dtype(build(**self._sizes, generator=generator))
         self._set_views(model)
-        model.gradient_checkpointing = self.gradient_checkpointing
         return model
+
+    def _settle_memory(self, model: TinyRecursionModel) -> None:
+        if model.gradient_checkpointing != self.gradient_checkpointing:
+            model.gradient_checkpointing = self.gradient_checkpointing
+            model.step_eagerly()  # compiled code keeps what it was made to keep
 
     def _auto_lr(self) -> float:
         return 4e-3 if "symbols" in self._sizes else 2e-3

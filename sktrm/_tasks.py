@@ -291,6 +291,7 @@ class TaskLearning(BaseTRM):
             .set_params(ema_decay=0.0, depth_curriculum=0.0)
             .initialize()
         )
+        self._settle_memory(self.module_)
         net.begin(len(rows) * self.max_epochs)
         try:
             net.partial_fit(rows, epochs=self.max_epochs)

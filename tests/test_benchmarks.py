@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import os
 import sys
 from argparse import Namespace
 from types import ModuleType, SimpleNamespace
@@ -406,8 +407,16 @@ def test_what_depth_costs_is_measured(monkeypatch):
         found = [growth.times(name, value, 1, threads) for value in values]
         work, *times = zip(*found, strict=True)
         assert work[0] < work[1] < work[2]
-        assert all(number >= 0 for numbers in times for number in numbers)
-        assert growth.memory(name, values[0], threads) >= 0
+        assert all(number > 0 for numbers in times for number in numbers)
+
+
+def test_memory_is_measured_beyond_what_there_was():
+    """In a process of its own, which the environment reaches."""
+    assert growth.alone(os.getenv, "SKTRM_TEST", SKTRM_TEST="reached") == "reached"
+    assert os.getenv("SKTRM_TEST") is None
+    given = (growth.memory, "equivariant, n")
+    few, many = (growth.alone(*given, n, 1, **growth.GIVEN_BACK) for n in (1, 8))
+    assert many > few + 100  # of 28 a call
 
 
 def test_the_generated_table_is_made_when_it_is_named():

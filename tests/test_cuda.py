@@ -184,3 +184,20 @@ def test_memory_does_not_grow_with_the_recursions_without_gradient(many):
         peaks.append(torch.cuda.max_memory_allocated())
         del solver
     assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_checkpointing_keeps_little_of_the_recursions_with_gradient(many):
+    peaks = []
+    for depth, checkpointed in ((1, True), (8, True), (8, False)):
+        solver = cuda_solver(
+            n_latent_recursions=depth,
+            gradient_checkpointing=checkpointed,
+            hidden_size=64,
+            max_epochs=1,
+            compile=False,
+        ).fit(*many)
+        torch.cuda.reset_peak_memory_stats()
+        solver.net_.partial_fit(solver._make_rows(*many, None), epochs=1)
+        peaks.append(torch.cuda.max_memory_allocated())
+        del solver
+    assert peaks[1] - peaks[0] < 0.3 * (peaks[2] - peaks[0])

@@ -3,6 +3,9 @@
 Counted, not timed: products of matrices, and bytes that wait for the backward pass.
 """
 
+import pickle
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -59,8 +62,31 @@ def operations(model, length=12, n_steps=1, train=False):
     return counter.get_total_flops()
 
 
-def kept(model):
+def mixing(mixer):
+    """An equivariant network with another way to mix along the cells."""
+
+    def build(**sizes):
+        grid = {"grid": (3, 4)} if mixer == "convolution" else {}
+        return equivariant(mixer=mixer, **grid, **sizes)
+
+    return build
+
+
+BUILDS = pytest.mark.parametrize(
+    "build",
+    [
+        pytest.param(plain, id="attention"),
+        pytest.param(partial(plain, mixer="mlp"), id="mlp"),
+        pytest.param(mixing("mlp"), id="equivariant"),
+        pytest.param(mixing("attention"), id="equivariant attention"),
+        pytest.param(mixing("convolution"), id="equivariant convolution"),
+    ],
+)
+
+
+def kept(model, length=12, inputs=None):
     """Bytes that a supervision step keeps for the backward pass, weights included."""
+    inputs = questions(length) if inputs is None else inputs
     storages = {}
 
     def keep(tensor):
@@ -69,7 +95,7 @@ def kept(model):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model(questions())
+        model(inputs)
     return sum(storage.nbytes() for storage in storages.values())
 
 
@@ -89,9 +115,11 @@ def test_operations_are_linear_in_the_depth(build, size, train):
 
 
 @pytest.mark.parametrize("build", [plain, equivariant])
-def test_operations_are_linear_in_the_supervision_steps(build):
+@pytest.mark.parametrize("train", [False, True])
+def test_operations_are_linear_in_the_supervision_steps(build, train):
+    """A carry with a graph of its own would make later steps dearer."""
     model = build()
-    one, two, three = (operations(model, n_steps=n) for n in (1, 2, 3))
+    one, two, three = (operations(model, n_steps=n, train=train) for n in (1, 2, 3))
     assert 0 < 3 * one == three
     assert 2 * one == two
 
@@ -106,6 +134,11 @@ def test_only_attention_itself_is_quadratic_in_the_length():
     assert increments(increments(work)) == [2 * quadratic]
 
 
+def test_fused_attention_keeps_nothing_quadratic_in_the_length():
+    found = [kept(plain(length), length) for length in (50, 100, 150)]
+    assert increments(increments(found)) == [0]
+
+
 @CHECKPOINTED
 @pytest.mark.parametrize("build", [plain, equivariant])
 def test_memory_is_flat_in_recursions_without_gradient(build, checkpointed):
@@ -118,7 +151,7 @@ def test_memory_is_flat_in_recursions_without_gradient(build, checkpointed):
     assert found[1] == found[2]
 
 
-@pytest.mark.parametrize("build", [plain, equivariant])
+@BUILDS
 def test_checkpointing_keeps_one_state_for_each_call(build):
     found = []
     for n in (1, 2, 3):
@@ -131,7 +164,7 @@ def test_checkpointing_keeps_one_state_for_each_call(build):
     assert kept(model) > found[-1] + 10 * state * (3 + 1)
 
 
-@pytest.mark.parametrize("build", [plain, equivariant])
+@BUILDS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_checkpointing_changes_no_gradient(build, dtype):
     gradients = []
@@ -147,26 +180,50 @@ def test_checkpointing_changes_no_gradient(build, dtype):
     torch.testing.assert_close(*gradients, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        {},
-        {"symbols": "interchangeable"},
-        pytest.param(
-            {"symbols": "interchangeable", "compile": True},
-            marks=pytest.mark.skipif(
-                not has_cxx_compiler(), reason="torch has no C++ compiler here"
-            ),
-        ),
-    ],
-    ids=str,
-)
-def test_a_solver_trains_checkpointed_as_it_does_without(sudokus, parameters):
-    losses = []
-    for checkpointed in (False, True):
+@pytest.mark.skipif(not has_cxx_compiler(), reason="torch has no C++ compiler here")
+def test_compiled_steps_keep_as_little(sudokus):
+    found, losses = [], []
+    for n, checkpointed in ((1, True), (2, True), (3, True), (3, False)):
         solver = tiny_solver(
-            gradient_checkpointing=checkpointed, dtype="float64", **parameters
+            symbols="interchangeable",
+            n_latent_recursions=n,
+            gradient_checkpointing=checkpointed,
+            compile=True,
         ).fit(*sudokus)
-        losses.append([epoch["train_loss"] for epoch in solver.history_])
+        model, inputs = solver.net_.module_, solver.net_.slots.data[0]
+        assert model.is_compiled_for(len(inputs))
+        model.train()
+        found.append(kept(model, inputs=inputs))
+        losses.append(solver.history_[-1]["train_loss"])
+    assert losses[2] == pytest.approx(losses[3], rel=1e-3)
+    state = 4 * len(inputs) * np.prod(model.state_shape)
+    assert found[3] - found[2] > 10 * state
+    assert max(increments(found[:3])) <= 2 * state
+
+
+def test_what_is_asked_for_between_trainings_counts(sudokus):
+    X, y = sudokus
+    solver = tiny_solver(warm_start=True).fit(X, y)
+    assert not solver.net_.module_.gradient_checkpointing
+    solver.set_params(gradient_checkpointing=True).fit(X, y)
+    assert solver.net_.module_.gradient_checkpointing
+    solver.set_params(gradient_checkpointing=False).partial_fit(X, y)
+    assert not solver.net_.module_.gradient_checkpointing
+
+
+def test_tasks_that_come_later_are_learned_checkpointed(sudokus):
+    X, y = sudokus
+    solver = tiny_solver(gradient_checkpointing=True, n_augmentations=0)
+    solver.fit(X, y, task_ids=["first"] * len(X))
+    assert not solver.module_.gradient_checkpointing
+    solver.adapt(X, y, task_ids=["second"] * len(X))
     assert solver.module_.gradient_checkpointing
-    np.testing.assert_allclose(*losses, rtol=1e-9)
+
+
+def test_a_solver_stored_before_there_was_checkpointing_trains(sudokus):
+    X, y = sudokus
+    solver = tiny_solver().fit(X, y)
+    del solver.gradient_checkpointing
+    back = pickle.loads(pickle.dumps(solver))
+    assert back.gradient_checkpointing is False
+    back.partial_fit(X, y)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -110,6 +110,26 @@ def weights_cast_once(module: nn.Module, dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
+            layer._cast = None
+
+
+class CastsAgain(AbstractContextManager[None]):
+    """Puts the casts that ``module`` has now back, where a call is made once more.
+
+    A call of a checkpointed network keeps what it did with these; with casts of its own
+    the second call would take more time, and keep something else.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        layers = [m for m in module.modules() if isinstance(m, Weighted)]
+        self.casts = [(layer, layer._cast) for layer in layers]
+
+    def __enter__(self) -> None:
+        for layer, cast in self.casts:
+            layer._cast = cast
+
+    def __exit__(self, *_: object) -> None:
+        for layer, _cast in self.casts:
             layer._cast = None
 
 

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sktrm.nn.blocks import (
+    CastsAgain,
     Linear,
     TinyNetwork,
     check_sizes,
@@ -133,10 +135,11 @@ class TinyRecursionModel(CompiledSteps, nn.Module):
 
     ``embedding`` maps the question to x, ``net`` updates z and y, ``answer_head``
     and ``halt_head`` read y. States and products are computed in ``dtype``, weights
-    stay in their own. With ``gradient_checkpointing`` a call of ``net`` keeps its input
-    alone for the gradient, and is made anew in the backward pass.
+    stay in their own. With ``gradient_checkpointing`` a call of ``net`` keeps only its
+    input for the gradient; the backward pass computes the rest again.
     """
 
+    gradient_checkpointing = False
     y_init: Tensor
     z_init: Tensor
 
@@ -165,7 +168,6 @@ class TinyRecursionModel(CompiledSteps, nn.Module):
         self.n_latent_recursions = n_latent_recursions
         self.n_deep_recursions = n_deep_recursions
         self.dtype = dtype
-        self.gradient_checkpointing = False
         for name in ("y_init", "z_init"):
             start = truncated_normal(hidden_size, std=1.0, generator=generator)
             self.register_buffer(name, start)
@@ -288,10 +290,7 @@ class TinyRecursionModel(CompiledSteps, nn.Module):
         """Apply ``net``; with checkpointing keep ``state`` alone for the gradient."""
         net: Any = self.net
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            # Nothing in it is random.
-            net = partial(
-                checkpoint, net, use_reentrant=False, preserve_rng_state=False
-            )
+            net = partial(_checkpoint, net)
         updated: Tensor = net(state)
         return updated
 
@@ -352,3 +351,22 @@ class TinyRecursionModel(CompiledSteps, nn.Module):
         y, z = self.deep_recursion(x, *self.start(len(x), carry, fresh))
         answer_logits = self.answer_head(y)[:, self.n_prefix_tokens :]
         return StepOutput(Carry(y, z).detach(), answer_logits, self.halt_head(y))
+
+
+def _checkpoint(net: nn.Module, state: Tensor) -> Tensor:
+    """Apply ``net``, once now and once more in the backward pass."""
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), CastsAgain(net)
+
+    # Compiled code casts in each call, and knows no contexts but its own.
+    given: Any = {} if torch.compiler.is_compiling() else {"context_fn": contexts}
+    updated: Tensor = checkpoint(
+        # Nothing in the network is random.
+        net,
+        state,
+        use_reentrant=False,
+        preserve_rng_state=False,
+        **given,
+    )
+    return updated
