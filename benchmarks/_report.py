@@ -238,10 +238,11 @@ def trained(solver, seconds):
         "validation": getattr(solver, "validation_score_", None),
         "parameters": {n: repr(v) for n, v in sorted(solver.get_params().items())},
     }
+    score = found["validation"]
+    validated = "" if score is None else f", validation {score:.4f}"
     print(
         f"{found['n_parameters']} parameters, {seconds:.0f} s, "
-        f"{found['n_optimizer_steps']} optimiser steps, validation "
-        f"{found['validation']}"
+        f"{found['n_optimizer_steps']} optimiser steps{validated}"
     )
     return found
 

@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import os
+import re
 import sys
 from argparse import Namespace
 from types import ModuleType, SimpleNamespace
@@ -276,6 +277,19 @@ def test_the_speed_of_each_contender_is_measured(
     monkeypatch.setattr(speed, "KERNELS", {})
     without = speed.flops(speed.contenders("small", args)["eager"]())
     assert (with_kernels > without) == attends
+
+
+def test_a_training_is_told_with_its_validation_if_there_was_one(capsys):
+    X = np.random.RandomState(0).randint(3, size=(20, 4))
+    for given, end in (
+        ({"X_val": X, "y_val": X}, r", validation [01]\.\d{4}$"),
+        ({}, r"optimiser steps$"),
+    ):
+        solver = tiny_solver().fit(X, X, **given)
+        _report.trained(solver, 3.2)
+        line = capsys.readouterr().out.rstrip("\n")
+        assert re.search(end, line)
+        assert " 3 s, " in line
 
 
 def test_no_solution_is_in_two_parts():
