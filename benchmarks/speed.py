@@ -13,16 +13,15 @@ import argparse
 import copy
 import multiprocessing
 import platform
-import re
 import statistics
 import time
 from functools import partial
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import torch
 from _authors import as_batch, make_head
+from scale import megabytes
 from sklearn.base import clone
 from torch.utils.flop_counter import (
     FlopCounterMode,
@@ -290,8 +289,7 @@ def _peak(name, contender, args):
     if args.device != "cpu":
         return torch.cuda.max_memory_allocated() / 1e6
     # What getrusage says includes the memory of the process that started this one.
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1e3
+    return megabytes("HWM")
 
 
 def measure(name, args, rate):

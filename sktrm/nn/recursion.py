@@ -3,7 +3,6 @@
 import math
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -288,10 +287,9 @@ class TinyRecursionModel(CompiledSteps, nn.Module):
 
     def _update(self, state: Tensor) -> Tensor:
         """Apply ``net``; with checkpointing keep ``state`` alone for the gradient."""
-        net: Any = self.net
         if self.gradient_checkpointing and torch.is_grad_enabled():
-            net = partial(_checkpoint, net)
-        updated: Tensor = net(state)
+            return _checkpoint(self.net, state)
+        updated: Tensor = self.net(state)
         return updated
 
     def deep_recursion(self, x: Tensor, y: Tensor, z: Tensor) -> Carry:
@@ -361,12 +359,7 @@ def _checkpoint(net: nn.Module, state: Tensor) -> Tensor:
 
     # Compiled code casts in each call, and knows no contexts but its own.
     given: Any = {} if torch.compiler.is_compiling() else {"context_fn": contexts}
-    updated: Tensor = checkpoint(
-        # Nothing in the network is random.
-        net,
-        state,
-        use_reentrant=False,
-        preserve_rng_state=False,
-        **given,
-    )
+    # Nothing in the network is random.
+    given["preserve_rng_state"] = False
+    updated: Tensor = checkpoint(net, state, use_reentrant=False, **given)
     return updated
