@@ -7,7 +7,7 @@ OLDEST := .venv-oldest
 JOBS ?= 2
 
 .PHONY: demo test check check-oldest lint types format examples bench \
-	bench-choices bench-growth \
+	bench-choices bench-curves bench-growth \
 	bench-sudoku bench-mazes bench-arc clean
 
 # make demo                                  9x9 Sudokus from the generator
@@ -51,6 +51,10 @@ bench: $(READY)
 # What stands behind the defaults of loss and halting threshold: eight minutes.
 bench-choices: $(READY)
 	$(BIN)/python benchmarks/choices.py
+
+# What stands behind the encoding of numbers in tables: half an hour on one core.
+bench-curves: $(READY)
+	$(BIN)/python benchmarks/curves.py --threads 1
 
 # What depth and length cost: seven minutes.
 bench-growth: $(READY)

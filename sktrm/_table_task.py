@@ -142,7 +142,7 @@ class TableTask(BaseTRM):
         encoder = TableEncoder(self.n_knots, self.min_frequency, self.max_categories)
         self._encoder = encoder.fit(table, self.is_categorical_, rows.weights)
         self._sizes: dict[str, Any] = {
-            "n_bins": encoder.n_bins,
+            "shares": encoder.shares,
             "n_categories": encoder.n_categories,
             "n_classes": len(self.classes_),
             "hidden_size": self.hidden_size,

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_array
 
 UNKNOWN = -1.0  # code of a category that is not known
 _FEW_KNOTS = 8  # of a column of numbers, however few the rows
+_FENCE = 3.0  # Tukey's outer fence: so many interquartile ranges beyond the quartiles
 _INFINITE = "{} contains infinity; replace it or mark it missing."
 
 
@@ -217,7 +218,11 @@ def is_missing(value: Any, what: str) -> bool:
 
 
 class Numbers:
-    """Positions among the quantiles of a column: 0 at its least knot, 1 at the next."""
+    """Positions among the quantiles of a column: 0 at its least knot, 1 at the next.
+
+    ``shares`` are the parts of the column's range that lie between two knots; zero in a
+    column that has a knot at each of its few values, which may be codes.
+    """
 
     def __init__(self, n_knots: int) -> None:
         self.n_knots = n_knots
@@ -228,19 +233,17 @@ class Numbers:
         self.saw_missing = not there.all()
         values, weights = values[there], weights[there]
         self.knots = np.unique(values)
+        self.shares = np.zeros(max(0, len(self.knots) - 1))
         if len(self.knots) > self.n_knots:
             levels = np.linspace(0, 1, self.n_knots)
             self.knots = np.unique(_quantiles(values, weights, levels))
+            quartiles = _quantiles(values, weights, np.array([0.25, 0.75]))
+            self.shares = _shares(self.knots, *quartiles)
         self.median = 0.0
         if len(values):
             median = _quantiles(values, weights, np.array([0.5]))
             self.median = float(self._positions(median)[0])
         return self
-
-    @property
-    def n_bins(self) -> int:
-        """Number of intervals between knots."""
-        return max(0, len(self.knots) - 1)
 
     def _positions(self, values: np.ndarray) -> np.ndarray:
         if len(self.knots) < 2:
@@ -253,6 +256,23 @@ class Numbers:
         missing = np.isnan(values)
         positions[missing] = np.nan if self.saw_missing else self.median
         return positions
+
+
+def _shares(knots: np.ndarray, lower: float, upper: float) -> np.ndarray:
+    """Return the parts of the way from the first knot to the last, (n_knots - 1,).
+
+    A fence keeps outliers from taking all of it, unless half the values are the same.
+    """
+    if len(knots) < 2:
+        return np.zeros(0)
+    # Numbers near the largest that floats hold have differences that they do not.
+    size = np.abs(knots).max()
+    knots, lower, upper = knots / size, lower / size, upper / size
+    if upper > lower:
+        beyond = _FENCE * (upper - lower)
+        knots = np.clip(knots, lower - beyond, upper + beyond)
+    ways: np.ndarray = np.diff(knots)
+    return ways / ways.sum()
 
 
 def _quantiles(
@@ -344,9 +364,9 @@ class TableEncoder:
         return self
 
     @property
-    def n_bins(self) -> list[int]:
-        """Bins of each column of numbers."""
-        return [numbers.n_bins for numbers in self.numbers.values()]
+    def shares(self) -> list[list[float]]:
+        """Parts of the range between two knots, of each column of numbers."""
+        return [numbers.shares.tolist() for numbers in self.numbers.values()]
 
     @property
     def n_categories(self) -> list[int]:

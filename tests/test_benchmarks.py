@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import _authors
 import _report
+import curves
 import growth
 import levers
 import maze_hard
@@ -431,6 +432,31 @@ def test_memory_is_measured_beyond_what_there_was():
     given = (growth.memory, "equivariant, n")
     few, many = (growth.alone(*given, n, 1, **growth.GIVEN_BACK) for n in (1, 8))
     assert many > few + 100  # of 28 a call
+
+
+def test_paths_of_numbers_are_compared(monkeypatch):
+    models = []
+
+    def short(**parameters):
+        models.append(TRMClassifier(max_epochs=3, hidden_size=8, **parameters))
+        return models[-1]
+
+    monkeypatch.setattr(curves, "TRMClassifier", short)
+    X, y = curves.draw("product", 120, seed=0)
+    found = [curves.learn(bend, X, y, 100, seed=0) for bend in ("free", 1.0, 0.1)]
+    assert len(set(found)) == 3
+    free, bent, less = (model.module_.embedding.numbers for model in models)
+    assert not free.ways.any()
+    assert (free.bend == 1).all()
+    assert less.ways.any(dim=1).all()
+    torch.testing.assert_close(0.1 * bent.bend, less.bend)
+
+
+@pytest.mark.parametrize("rule", curves.RULES)
+def test_rules_of_numbers_have_two_answers(rule):
+    X, y = curves.draw(rule, 4000, seed=0)
+    assert X.shape == (4000, 8)
+    assert 0.4 < y.mean() < 0.6
 
 
 def test_the_generated_table_is_made_when_it_is_named():

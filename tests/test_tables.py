@@ -46,7 +46,7 @@ class TestNumbers:
     def test_many_values_are_cut_at_quantiles(self):
         values = np.random.RandomState(0).lognormal(size=1000)
         numbers = fit_numbers(values, n_knots=5)
-        assert numbers.n_bins == 4
+        assert len(numbers.shares) == 4
         expected = np.quantile(values, np.linspace(0, 1, 5), method="inverted_cdf")
         np.testing.assert_array_equal(numbers.knots, expected)
 
@@ -58,6 +58,40 @@ class TestNumbers:
         repeated = fit_numbers(np.repeat(values, weights), n_knots)
         np.testing.assert_array_equal(weighted.knots, repeated.knots)
         assert weighted.median == repeated.median
+
+    def test_shares_are_parts_of_the_range(self):
+        values = np.random.RandomState(0).uniform(size=1000)
+        numbers = fit_numbers(values, n_knots=5)
+        expected = np.diff(numbers.knots) / np.ptp(numbers.knots)
+        np.testing.assert_allclose(numbers.shares, expected)
+        moved = fit_numbers(7 - 1000 * values, n_knots=5)
+        np.testing.assert_allclose(moved.shares, expected[::-1], rtol=0.05)
+
+    def test_few_values_may_be_codes_and_have_no_shares(self):
+        values = np.arange(100) % 5
+        np.testing.assert_array_equal(fit_numbers(values, n_knots=5).shares, [0] * 4)
+        assert fit_numbers(values, n_knots=4).shares.sum() == 1
+
+    @pytest.mark.parametrize("outlier", [1e3, 1e100, np.finfo(float).max])
+    def test_an_outlier_takes_no_more_than_up_to_the_fence(self, outlier):
+        values = np.random.RandomState(0).normal(size=1000)
+        values[0] = outlier
+        numbers = fit_numbers(values, n_knots=9)
+        lower, upper = np.quantile(values, [0.25, 0.75], method="inverted_cdf")
+        fence = upper + 3 * (upper - lower)
+        assert numbers.knots[-2] < fence < outlier
+        ways = np.diff([*numbers.knots[:-1], fence])
+        np.testing.assert_allclose(numbers.shares, ways / ways.sum())
+
+    def test_numbers_that_span_all_floats_have_shares(self):
+        most = np.finfo(float).max
+        numbers = fit_numbers(np.linspace(-1, 1, 101) * most, n_knots=5)
+        np.testing.assert_allclose(numbers.shares, [0.25] * 4)
+
+    def test_a_value_that_most_rows_have_sets_no_fence(self):
+        values = [0.0] * 80 + list(range(1, 21))
+        numbers = fit_numbers(values, n_knots=11)
+        np.testing.assert_allclose(numbers.shares, np.diff(numbers.knots) / 20)
 
     def test_a_missing_value_stays_missing_if_fit_saw_one(self):
         numbers = fit_numbers([0, np.nan, 10])
@@ -71,12 +105,12 @@ class TestNumbers:
 
     def test_a_constant_column_says_nothing(self):
         numbers = fit_numbers([7, 7, 7])
-        assert numbers.n_bins == 0
+        assert len(numbers.shares) == 0
         np.testing.assert_array_equal(numbers.encode(np.array([7, 8.0])), [0, 0])
 
     def test_a_column_without_values_is_all_missing(self):
         numbers = fit_numbers([np.nan, np.nan])
-        assert numbers.n_bins == 0
+        assert len(numbers.shares) == 0
         np.testing.assert_array_equal(
             numbers.encode(np.array([np.nan, 8.0])), [np.nan, 0]
         )
@@ -133,17 +167,34 @@ class TestEmbedding:
             return embedding(torch.tensor([row]))[0]
 
     def test_numbers_are_written_in_unary(self):
-        embedding = TableEmbedding([3], [], hidden_size=4)
+        embedding = TableEmbedding([[0.0] * 3], [], hidden_size=4)
         at = {p: self.embed(embedding, float(p))[1] for p in (0, 1, 1.25, 2, 3)}
         torch.testing.assert_close(at[0], embedding.identity[1])
-        torch.testing.assert_close(at[2] - at[1], embedding.bins[0, 1])
+        torch.testing.assert_close(at[2] - at[1], embedding.numbers.bins[0, 1])
         torch.testing.assert_close(at[1.25], 0.75 * at[1] + 0.25 * at[2])
-        torch.testing.assert_close(at[3] - at[0], embedding.bins[0].sum(0))
+        torch.testing.assert_close(at[3] - at[0], embedding.numbers.bins[0].sum(0))
 
     def test_a_missing_number_has_a_vector_of_its_own(self):
-        embedding = TableEmbedding([3], [], hidden_size=4)
+        embedding = TableEmbedding([[0.0] * 3], [], hidden_size=4)
         x = self.embed(embedding, float("nan"))[1]
-        torch.testing.assert_close(x, embedding.identity[1] + embedding.missing[0])
+        own = embedding.numbers.missing[0]
+        torch.testing.assert_close(x, embedding.identity[1] + own)
+
+    def test_numbers_move_along_a_line_that_bins_bend_a_little(self):
+        embedding = TableEmbedding([[0.1, 0.9], [0.0] * 3], [], hidden_size=64)
+        numbers = embedding.numbers
+        path = torch.stack(
+            [self.embed(embedding, float(p), 0.0)[1] for p in (0, 1, 2)]
+        ).diff(dim=0)
+        # The column of few values has no line.
+        assert not numbers.line[1].any()
+        line = numbers.line[0, 0]
+        expected = torch.tensor([[0.1], [0.9]]) * line + 0.05 * numbers.bins[0, :2]
+        torch.testing.assert_close(path, expected)
+        direction = line / line.norm()
+        assert 0.9 < path[0] @ direction / path[0].norm() < 1
+        free = embedding(torch.tensor([[0.0, 0.0], [0.0, 1.0]]))[:, 2].diff(dim=0)
+        torch.testing.assert_close(free[0], numbers.bins[1, 0])
 
     def test_codes_of_different_columns_do_not_collide(self):
         embedding = TableEmbedding([], [2, 3], hidden_size=4)
@@ -161,7 +212,7 @@ class TestEmbedding:
         torch.testing.assert_close(x, embedding.identity[1])
 
     def test_the_answer_has_the_first_token(self):
-        embedding = TableEmbedding([1], [1], hidden_size=4)
+        embedding = TableEmbedding([[0.0]], [1], hidden_size=4)
         x = self.embed(embedding, 0.5, 0.0)
         assert x.shape == (3, 4)
         torch.testing.assert_close(x[0], embedding.identity[0])
@@ -318,7 +369,7 @@ def test_rows_of_weight_zero_teach_the_encoder_nothing():
     weighted = TableEncoder(8, 2, 255).fit(table, mask, weights)
     kept = read_table(frame[weights == 1], mask, "TRMClassifier")
     without = TableEncoder(8, 2, 255).fit(kept, mask, np.ones(len(kept)))
-    assert weighted.n_bins == without.n_bins
+    assert weighted.shares == without.shares
     assert weighted.n_categories == without.n_categories
     np.testing.assert_array_equal(weighted.encode(table), without.encode(table))
 
@@ -330,11 +381,10 @@ def test_few_rows_make_few_knots(n_rows, n_knots):
     numbers = np.random.RandomState(0).normal(size=(n_rows, 1))
     mask = np.zeros(1, dtype=bool)
     table = read_table(numbers, mask, "TRMClassifier")
-    assert TableEncoder(32, 2, 255).fit(table, mask, np.ones(n_rows)).n_bins == [
-        n_knots - 1
-    ]
-    halves = TableEncoder(32, 2, 255).fit(table, mask, np.full(n_rows, 0.5))
-    assert halves.n_bins == [n_knots - 1]
+    for weight in (1.0, 0.5):
+        encoder = TableEncoder(32, 2, 255)
+        encoder.fit(table, mask, np.full(n_rows, weight))
+        assert len(encoder.shares[0]) == n_knots - 1
 
 
 @pytest.mark.parametrize("scale", [1 / 200, 1e-9, 1.0, 3.0])

@@ -9,64 +9,104 @@ from sktrm.nn.blocks import Linear, TinyNetwork
 from sktrm.nn.recursion import HaltHead, TinyRecursionModel
 
 _MULTIPLE = 32  # of the inner widths
+# How much a bin bends the line of its column at first, and, since the optimiser moves
+# all weights alike, how fast it learns to bend it more. See benchmarks/curves.py.
+_BEND = 0.05
+
+
+class NumberEmbedding(nn.Module):
+    """Numbers as vectors along a path through the knots of their column.
+
+    A number comes as its position among the knots and is written in unary: one entry
+    for each bin between two knots, 1 below the number, 0 above it and a part in its own
+    bin (the piecewise-linear encoding of Gorishniy et al., arXiv 2203.05556). NaN is a
+    missing number.
+
+    ``shares`` are the parts of a column's range that its bins take. Where they are
+    positive the path is a straight line that each bin bends a little: what few rows do
+    not tell apart stays close together. Where they are zero a bin goes where it likes.
+    """
+
+    def __init__(
+        self,
+        shares: Sequence[Sequence[float]],
+        hidden_size: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        counts = [len(of_column) for of_column in shares]
+        ways = torch.zeros(len(shares), max(counts, default=0), 1)
+        for way, of_column in zip(ways, shares, strict=True):
+            way[: len(of_column), 0] = torch.tensor(of_column)
+        straight = ways.sum((1, 2)) > 0
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, hidden_size, generator=generator)
+
+        # Over all bins of its column a number wanders as far as one category.
+        lengths = torch.tensor(counts, dtype=torch.float32).clamp(min=1).rsqrt()
+        self.bins = nn.Parameter(normal(*ways.shape[:2]) * lengths[:, None, None])
+        line = torch.zeros(len(shares), 1, hidden_size)
+        line[straight] = normal(int(straight.sum()), 1)
+        self.line = nn.Parameter(line)
+        self.missing = nn.Parameter(normal(len(shares)))
+        bend = torch.where(straight, _BEND, 1.0)[:, None, None]
+        self.register_buffer("ways", ways, persistent=False)
+        self.register_buffer("bend", bend, persistent=False)
+        starts = torch.arange(ways.shape[1])
+        self.register_buffer("bin_starts", starts, persistent=False)
+
+    ways: Tensor
+    bend: Tensor
+    bin_starts: Tensor
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """Embed positions (batch, numbers) as (batch, numbers, hidden)."""
+        unary = (positions.nan_to_num()[..., None] - self.bin_starts).clamp(0, 1)
+        path = self.ways * self.line + self.bend * self.bins
+        # For each column, (batch, bins) @ (bins, hidden).
+        values = torch.einsum("bcu,cuh->bch", unary, path)
+        return torch.where(positions.isnan()[..., None], self.missing, values)
 
 
 class TableEmbedding(nn.Module):
     """Columns of a row to ``x``: who a column is plus what stands in it.
 
-    A number comes as its position among the column's ``n_bins`` + 1 knots and is
-    written in unary: one entry for each bin, 1 below the number, 0 above it and a share
-    in its own bin (the piecewise-linear encoding of Gorishniy et al., arXiv
-    2203.05556). A category comes as a code. NaN is a missing number, a code below zero
-    an unknown category, which leaves the column's identity alone.
+    Numbers come as positions among knots (:class:`NumberEmbedding`), categories as
+    codes. A code below zero is an unknown category, which leaves the column's identity
+    alone.
     """
 
     def __init__(
         self,
-        n_bins: Sequence[int],
+        shares: Sequence[Sequence[float]],
         n_categories: Sequence[int],
         hidden_size: int,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.n_numeric = len(n_bins)
-        n_columns = len(n_bins) + len(n_categories)
+        self.n_numeric = len(shares)
+        n_columns = len(shares) + len(n_categories)
         self.state_shape = (1 + n_columns, hidden_size)
 
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator)
+        def normal(n: int) -> Tensor:
+            return torch.randn(n, hidden_size, generator=generator)
 
         # Of the answer's token first; like y and z, all of them have unit size.
-        self.identity = nn.Parameter(normal(1 + n_columns, hidden_size))
-        most = max(n_bins, default=0)
-        counts = torch.tensor(n_bins, dtype=torch.float32).clamp(min=1)
-        # Over all bins of its column a number wanders as far as one category.
-        self.bins = nn.Parameter(
-            normal(len(n_bins), most, hidden_size) / counts.sqrt()[:, None, None]
-        )
-        self.missing = nn.Parameter(normal(len(n_bins), hidden_size))
-        self.categories = nn.Parameter(normal(sum(n_categories), hidden_size))
+        self.identity = nn.Parameter(normal(1 + n_columns))
+        self.numbers = NumberEmbedding(shares, hidden_size, generator)
+        self.categories = nn.Parameter(normal(sum(n_categories)))
         sizes = torch.tensor([0, *n_categories][: len(n_categories)])
         self.register_buffer("first_category", sizes.cumsum(0), persistent=False)
-        self.register_buffer("bin_starts", torch.arange(most), persistent=False)
 
     first_category: Tensor
-    bin_starts: Tensor
 
     def forward(self, inputs: Tensor, task_ids: Tensor | None = None) -> Tensor:
         """Embed rows (batch, numbers + categories) as (batch, 1 + columns, hidden)."""
         numbers, codes = inputs.tensor_split([self.n_numeric], dim=1)
-        values = torch.cat((self._numbers(numbers), self._categories(codes.long())), 1)
+        values = torch.cat((self.numbers(numbers), self._categories(codes.long())), 1)
         answer = self.identity[:1].expand(len(inputs), 1, -1)
         return torch.cat((answer, self.identity[1:] + values), dim=1)
-
-    def _numbers(self, positions: Tensor) -> Tensor:
-        """Encode positions among knots, (batch, numbers)."""
-        missing = positions.isnan()
-        unary = (positions.nan_to_num()[..., None] - self.bin_starts).clamp(0, 1)
-        # For each column, (batch, bins) @ (bins, hidden).
-        values = torch.einsum("bcu,cuh->bch", unary, self.bins)
-        return torch.where(missing[..., None], self.missing, values)
 
     def _categories(self, codes: Tensor) -> Tensor:
         """Look up codes of categories, (batch, categories)."""
@@ -96,7 +136,7 @@ class ClassHead(nn.Module):
 
 def build_table_model(
     *,
-    n_bins: Sequence[int],
+    shares: Sequence[Sequence[float]],
     n_categories: Sequence[int],
     n_classes: int,
     hidden_size: int,
@@ -108,8 +148,8 @@ def build_table_model(
     n_deep_recursions: int = 3,
     generator: torch.Generator | None = None,
 ) -> TinyRecursionModel:
-    """Build a model for numbers among ``n_bins`` and codes of ``n_categories``."""
-    embedding = TableEmbedding(n_bins, n_categories, hidden_size, generator)
+    """Build a model for numbers in bins of ``shares`` and codes of ``n_categories``."""
+    embedding = TableEmbedding(shares, n_categories, hidden_size, generator)
     return TinyRecursionModel(
         embedding,
         TinyNetwork.build(
