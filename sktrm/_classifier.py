@@ -38,7 +38,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     n_knots : int, default=32
         Quantiles of a column of numbers at most, between which its values are encoded
         piecewise linearly; no more than the square root of what the rows weigh
-        together, or 8. Columns with no more distinct values have a knot at each.
+        together, or 8. They start on a straight line, which training bends. Columns
+        with no more distinct values have a knot at each, and no line.
     min_frequency : int, default=2
         Categories that weigh less than so many rows share one embedding, which is also
         that of categories first met at prediction. A row weighs its ``sample_weight``;

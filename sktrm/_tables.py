@@ -220,8 +220,8 @@ def is_missing(value: Any, what: str) -> bool:
 class Numbers:
     """Positions among the quantiles of a column: 0 at its least knot, 1 at the next.
 
-    ``shares`` are the parts of the column's range that lie between two knots; zero in a
-    column that has a knot at each of its few values, which may be codes.
+    ``shares`` are the parts of the column's range that its bins, between two knots,
+    take; zero in a column with a knot at each of its values, which may be codes.
     """
 
     def __init__(self, n_knots: int) -> None:
@@ -237,8 +237,7 @@ class Numbers:
         if len(self.knots) > self.n_knots:
             levels = np.linspace(0, 1, self.n_knots)
             self.knots = np.unique(_quantiles(values, weights, levels))
-            quartiles = _quantiles(values, weights, np.array([0.25, 0.75]))
-            self.shares = _shares(self.knots, *quartiles)
+            self.shares = _shares(self.knots)
         self.median = 0.0
         if len(values):
             median = _quantiles(values, weights, np.array([0.5]))
@@ -258,21 +257,24 @@ class Numbers:
         return positions
 
 
-def _shares(knots: np.ndarray, lower: float, upper: float) -> np.ndarray:
-    """Return the parts of the way from the first knot to the last, (n_knots - 1,).
+def _shares(knots: np.ndarray) -> np.ndarray:
+    """Return the parts of a column's range that its bins take, (n_bins,), sum 1.
 
-    A fence keeps outliers from taking all of it, unless half the values are the same.
+    They are half by value and half by rank, so that none is nothing where the values
+    are skewed. By value no knot counts for more than Tukey's outer fence.
     """
     if len(knots) < 2:
         return np.zeros(0)
-    # Numbers near the largest that floats hold have differences that they do not.
-    size = np.abs(knots).max()
-    knots, lower, upper = knots / size, lower / size, upper / size
-    if upper > lower:
+    if np.abs(knots).max() > 1:
+        knots = knots / 2  # or differences of the largest floats were none
+    lower, upper = np.quantile(knots, [0.25, 0.75])
+    with np.errstate(over="ignore"):  # a fence at infinity keeps nothing out
         beyond = _FENCE * (upper - lower)
-        knots = np.clip(knots, lower - beyond, upper + beyond)
-    ways: np.ndarray = np.diff(knots)
-    return ways / ways.sum()
+        within = np.clip(knots, lower - beyond, upper + beyond)
+    ways = np.diff(within)
+    by_value = ways / ways.sum()
+    shares: np.ndarray = (by_value + 1 / len(ways)) / 2
+    return shares
 
 
 def _quantiles(
@@ -365,7 +367,7 @@ class TableEncoder:
 
     @property
     def shares(self) -> list[list[float]]:
-        """Parts of the range between two knots, of each column of numbers."""
+        """Parts of the range that its bins take, of each column of numbers."""
         return [numbers.shares.tolist() for numbers in self.numbers.values()]
 
     @property

@@ -434,22 +434,33 @@ def test_memory_is_measured_beyond_what_there_was():
     assert many > few + 100  # of 28 a call
 
 
-def test_paths_of_numbers_are_compared(monkeypatch):
+def test_paths_of_numbers_are_compared(tmp_path, monkeypatch, capsys):
     models = []
 
     def short(**parameters):
-        models.append(TRMClassifier(max_epochs=3, hidden_size=8, **parameters))
+        size = {"max_epochs": 2, "hidden_size": 8}
+        models.append(Bent(**size, **parameters))
         return models[-1]
 
-    monkeypatch.setattr(curves, "TRMClassifier", short)
-    X, y = curves.draw("product", 120, seed=0)
-    found = [curves.learn(bend, X, y, 100, seed=0) for bend in ("free", 1.0, 0.1)]
-    assert len(set(found)) == 3
-    free, bent, less = (model.module_.embedding.numbers for model in models)
-    assert not free.ways.any()
+    Bent = curves.BentClassifier
+    monkeypatch.setattr(curves, "BentClassifier", short)
+    out = tmp_path / "found"
+    given = ["--bends", "free", "0.5", "0.1", "--rows", "100", "--rules", "wave"]
+    monkeypatch.setattr(
+        "sys.argv", ["", *given, "--seeds", "0", "1", "--out", str(out)]
+    )
+    curves.main()
+    free, half, tenth = (model.module_.embedding.numbers for model in models[:3])
+    assert not free.shares.any()
     assert (free.bend == 1).all()
-    assert less.ways.any(dim=1).all()
-    torch.testing.assert_close(0.1 * bent.bend, less.bend)
+    assert (half.bend == 0.5).all()
+    assert (tenth.bend == np.float32(0.1)).all()
+    torch.testing.assert_close(half.shares.sum((1, 2)), torch.ones(8))
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row[3] for row in rows] == ["free", 0.5, 0.1] * 2
+    accuracy = np.array([row[4] for row in rows]).reshape(2, 3)
+    line = next(x for x in capsys.readouterr().out.splitlines() if "all   " in x)
+    assert f"{accuracy[:, 0].mean():.4f} (+0.0000 +- 0.0000)" in line
 
 
 @pytest.mark.parametrize("rule", curves.RULES)

@@ -57,41 +57,62 @@ class TestNumbers:
         weighted = fit_numbers(values, n_knots, weights)
         repeated = fit_numbers(np.repeat(values, weights), n_knots)
         np.testing.assert_array_equal(weighted.knots, repeated.knots)
+        np.testing.assert_array_equal(weighted.shares, repeated.shares)
         assert weighted.median == repeated.median
 
-    def test_shares_are_parts_of_the_range(self):
+    def test_shares_are_half_by_value_and_half_by_rank(self):
         values = np.random.RandomState(0).uniform(size=1000)
         numbers = fit_numbers(values, n_knots=5)
-        expected = np.diff(numbers.knots) / np.ptp(numbers.knots)
-        np.testing.assert_allclose(numbers.shares, expected)
-        moved = fit_numbers(7 - 1000 * values, n_knots=5)
-        np.testing.assert_allclose(moved.shares, expected[::-1], rtol=0.05)
+        by_value = np.diff(numbers.knots) / np.ptp(numbers.knots)
+        np.testing.assert_allclose(numbers.shares, (by_value + 0.25) / 2)
+
+    @pytest.mark.parametrize("unit", [1e-300, 1.0, 1e300])
+    def test_unit_and_zero_of_a_column_do_not_change_shares(self, unit):
+        values = np.random.RandomState(0).uniform(size=1000)
+        shares = fit_numbers(values, n_knots=9).shares
+        moved = fit_numbers(unit * (7 + values), n_knots=9).shares
+        np.testing.assert_allclose(moved, shares)
+
+    def test_shares_of_distant_numbers_are_exact(self):
+        values = np.arange(65) / 8
+        near, far = (fit_numbers(zero + values, n_knots=6) for zero in (0, 1e15))
+        np.testing.assert_allclose(far.shares, near.shares)
 
     def test_few_values_may_be_codes_and_have_no_shares(self):
         values = np.arange(100) % 5
         np.testing.assert_array_equal(fit_numbers(values, n_knots=5).shares, [0] * 4)
-        assert fit_numbers(values, n_knots=4).shares.sum() == 1
+        assert fit_numbers(values, n_knots=4).shares.sum() == pytest.approx(1)
 
     @pytest.mark.parametrize("outlier", [1e3, 1e100, np.finfo(float).max])
-    def test_an_outlier_takes_no_more_than_up_to_the_fence(self, outlier):
-        values = np.random.RandomState(0).normal(size=1000)
-        values[0] = outlier
-        numbers = fit_numbers(values, n_knots=9)
-        lower, upper = np.quantile(values, [0.25, 0.75], method="inverted_cdf")
-        fence = upper + 3 * (upper - lower)
-        assert numbers.knots[-2] < fence < outlier
-        ways = np.diff([*numbers.knots[:-1], fence])
-        np.testing.assert_allclose(numbers.shares, ways / ways.sum())
+    @pytest.mark.parametrize("unit", [1.0, 1e-20])
+    @pytest.mark.parametrize("tied", [0, 0.8])
+    def test_an_outlier_does_not_take_the_line(self, outlier, unit, tied):
+        random = np.random.RandomState(0)
+        values = unit * np.where(
+            random.rand(2000) < tied, 0, random.gamma(2, size=2000)
+        )
+        # Those of the last knot, as the outlier's will be.
+        without = fit_numbers(values, n_knots=32).shares
+        values[values.argmax()] = outlier
+        shares = fit_numbers(values, n_knots=32).shares
+        assert (shares > 0).all()
+        assert shares.max() < 0.6
+        # Between all other knots it goes on as before, if in smaller steps.
+        rest = shares[:-1] / shares[:-1].sum()
+        np.testing.assert_allclose(rest, without[:-1] / without[:-1].sum(), rtol=0.5)
+
+    def test_where_most_values_are_close_no_bin_is_nothing(self):
+        random = np.random.RandomState(0)
+        values = np.concatenate(
+            (1e-6 * random.normal(size=760), random.uniform(1, 10, size=240))
+        )
+        shares = fit_numbers(values).shares
+        assert shares.min() > 0.5 / len(shares) - 1e-9
 
     def test_numbers_that_span_all_floats_have_shares(self):
         most = np.finfo(float).max
         numbers = fit_numbers(np.linspace(-1, 1, 101) * most, n_knots=5)
         np.testing.assert_allclose(numbers.shares, [0.25] * 4)
-
-    def test_a_value_that_most_rows_have_sets_no_fence(self):
-        values = [0.0] * 80 + list(range(1, 21))
-        numbers = fit_numbers(values, n_knots=11)
-        np.testing.assert_allclose(numbers.shares, np.diff(numbers.knots) / 20)
 
     def test_a_missing_value_stays_missing_if_fit_saw_one(self):
         numbers = fit_numbers([0, np.nan, 10])
@@ -167,7 +188,7 @@ class TestEmbedding:
             return embedding(torch.tensor([row]))[0]
 
     def test_numbers_are_written_in_unary(self):
-        embedding = TableEmbedding([[0.0] * 3], [], hidden_size=4)
+        embedding = TableEmbedding([[0.0] * 3], [], hidden_size=4, bend=0.5)
         at = {p: self.embed(embedding, float(p))[1] for p in (0, 1, 1.25, 2, 3)}
         torch.testing.assert_close(at[0], embedding.identity[1])
         torch.testing.assert_close(at[2] - at[1], embedding.numbers.bins[0, 1])
@@ -175,29 +196,43 @@ class TestEmbedding:
         torch.testing.assert_close(at[3] - at[0], embedding.numbers.bins[0].sum(0))
 
     def test_a_missing_number_has_a_vector_of_its_own(self):
-        embedding = TableEmbedding([[0.0] * 3], [], hidden_size=4)
+        embedding = TableEmbedding([[0.0] * 3], [], hidden_size=4, bend=0.5)
         x = self.embed(embedding, float("nan"))[1]
         own = embedding.numbers.missing[0]
         torch.testing.assert_close(x, embedding.identity[1] + own)
 
-    def test_numbers_move_along_a_line_that_bins_bend_a_little(self):
-        embedding = TableEmbedding([[0.1, 0.9], [0.0] * 3], [], hidden_size=64)
-        numbers = embedding.numbers
-        path = torch.stack(
-            [self.embed(embedding, float(p), 0.0)[1] for p in (0, 1, 2)]
-        ).diff(dim=0)
-        # The column of few values has no line.
-        assert not numbers.line[1].any()
-        line = numbers.line[0, 0]
-        expected = torch.tensor([[0.1], [0.9]]) * line + 0.05 * numbers.bins[0, :2]
-        torch.testing.assert_close(path, expected)
-        direction = line / line.norm()
-        assert 0.9 < path[0] @ direction / path[0].norm() < 1
-        free = embedding(torch.tensor([[0.0, 0.0], [0.0, 1.0]]))[:, 2].diff(dim=0)
-        torch.testing.assert_close(free[0], numbers.bins[1, 0])
+    def test_numbers_move_along_a_line_that_bins_bend(self):
+        straight, bent, more = (
+            TableEmbedding(
+                [[0.1, 0.9]],
+                [],
+                hidden_size=64,
+                bend=bend,
+                generator=torch.Generator().manual_seed(0),
+            )
+            for bend in (0.0, 0.05, 0.1)
+        )
+        paths = [
+            torch.stack([self.embed(embedding, float(p))[1] for p in (0, 1, 2)])
+            for embedding in (straight, bent, more)
+        ]
+        first, second = paths[0].diff(dim=0)
+        torch.testing.assert_close(second, 9 * first)
+        torch.testing.assert_close(paths[2] - paths[0], 2 * (paths[1] - paths[0]))
+        assert (paths[1] - paths[0])[1:].norm() > 0
+
+    def test_a_column_without_shares_has_no_line(self):
+        embedding = TableEmbedding([[0.1, 0.9], [0.0] * 2], [], hidden_size=4, bend=0.1)
+        embedding(torch.tensor([[0.5, 1.5]])).sum().backward()
+        of_line, of_bins = (
+            p.grad.flatten(1).any(dim=1).tolist()
+            for p in (embedding.numbers.line, embedding.numbers.bins)
+        )
+        assert of_line == [True, False]
+        assert of_bins == [True, True]
 
     def test_codes_of_different_columns_do_not_collide(self):
-        embedding = TableEmbedding([], [2, 3], hidden_size=4)
+        embedding = TableEmbedding([], [2, 3], hidden_size=4, bend=0.5)
         x = self.embed(embedding, 1.0, 2.0)
         torch.testing.assert_close(
             x[1], embedding.identity[1] + embedding.categories[1]
@@ -207,12 +242,12 @@ class TestEmbedding:
         )
 
     def test_an_unknown_category_leaves_the_identity_alone(self):
-        embedding = TableEmbedding([], [2], hidden_size=4)
+        embedding = TableEmbedding([], [2], hidden_size=4, bend=0.5)
         x = self.embed(embedding, UNKNOWN)[1]
         torch.testing.assert_close(x, embedding.identity[1])
 
     def test_the_answer_has_the_first_token(self):
-        embedding = TableEmbedding([[0.0]], [1], hidden_size=4)
+        embedding = TableEmbedding([[0.0]], [1], hidden_size=4, bend=0.5)
         x = self.embed(embedding, 0.5, 0.0)
         assert x.shape == (3, 4)
         torch.testing.assert_close(x[0], embedding.identity[0])

@@ -9,9 +9,6 @@ from sktrm.nn.blocks import Linear, TinyNetwork
 from sktrm.nn.recursion import HaltHead, TinyRecursionModel
 
 _MULTIPLE = 32  # of the inner widths
-# How much a bin bends the line of its column at first, and, since the optimiser moves
-# all weights alike, how fast it learns to bend it more. See benchmarks/curves.py.
-_BEND = 0.05
 
 
 class NumberEmbedding(nn.Module):
@@ -22,48 +19,50 @@ class NumberEmbedding(nn.Module):
     bin (the piecewise-linear encoding of Gorishniy et al., arXiv 2203.05556). NaN is a
     missing number.
 
-    ``shares`` are the parts of a column's range that its bins take. Where they are
-    positive the path is a straight line that each bin bends a little: what few rows do
-    not tell apart stays close together. Where they are zero a bin goes where it likes.
+    ``shares`` are the parts of a column's range that its bins take. The path is a
+    straight line that each bin bends, ``bend`` times as much as it would move alone:
+    what few rows do not tell apart stays close together. In a column whose shares are
+    zero there is no line, and each bin moves alone.
     """
+
+    shares: Tensor
+    bend: Tensor
+    bin_starts: Tensor
 
     def __init__(
         self,
         shares: Sequence[Sequence[float]],
+        bend: float,
         hidden_size: int,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        counts = [len(of_column) for of_column in shares]
-        ways = torch.zeros(len(shares), max(counts, default=0), 1)
-        for way, of_column in zip(ways, shares, strict=True):
-            way[: len(of_column), 0] = torch.tensor(of_column)
-        straight = ways.sum((1, 2)) > 0
+        counts = torch.tensor([len(of_column) for of_column in shares])
+        n_bins = max(map(len, shares), default=0)
+        padded = torch.zeros(len(shares), n_bins, 1)
+        for column, of_column in zip(padded, shares, strict=True):
+            column[: len(of_column), 0] = torch.tensor(of_column)
+        lined = padded.sum((1, 2)) > 0
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, hidden_size, generator=generator)
 
         # Over all bins of its column a number wanders as far as one category.
-        lengths = torch.tensor(counts, dtype=torch.float32).clamp(min=1).rsqrt()
-        self.bins = nn.Parameter(normal(*ways.shape[:2]) * lengths[:, None, None])
+        steps = counts.clamp(min=1).rsqrt()[:, None, None]
+        self.bins = nn.Parameter(normal(len(shares), n_bins) * steps)
         line = torch.zeros(len(shares), 1, hidden_size)
-        line[straight] = normal(int(straight.sum()), 1)
+        line[lined] = normal(int(lined.sum()), 1)
         self.line = nn.Parameter(line)
         self.missing = nn.Parameter(normal(len(shares)))
-        bend = torch.where(straight, _BEND, 1.0)[:, None, None]
-        self.register_buffer("ways", ways, persistent=False)
-        self.register_buffer("bend", bend, persistent=False)
-        starts = torch.arange(ways.shape[1])
-        self.register_buffer("bin_starts", starts, persistent=False)
-
-    ways: Tensor
-    bend: Tensor
-    bin_starts: Tensor
+        bends = torch.where(lined, bend, 1.0)[:, None, None]
+        self.register_buffer("shares", padded, persistent=False)
+        self.register_buffer("bend", bends, persistent=False)
+        self.register_buffer("bin_starts", torch.arange(n_bins), persistent=False)
 
     def forward(self, positions: Tensor) -> Tensor:
         """Embed positions (batch, numbers) as (batch, numbers, hidden)."""
         unary = (positions.nan_to_num()[..., None] - self.bin_starts).clamp(0, 1)
-        path = self.ways * self.line + self.bend * self.bins
+        path = self.shares * self.line + self.bend * self.bins
         # For each column, (batch, bins) @ (bins, hidden).
         values = torch.einsum("bcu,cuh->bch", unary, path)
         return torch.where(positions.isnan()[..., None], self.missing, values)
@@ -82,6 +81,8 @@ class TableEmbedding(nn.Module):
         shares: Sequence[Sequence[float]],
         n_categories: Sequence[int],
         hidden_size: int,
+        *,
+        bend: float,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -94,7 +95,7 @@ class TableEmbedding(nn.Module):
 
         # Of the answer's token first; like y and z, all of them have unit size.
         self.identity = nn.Parameter(normal(1 + n_columns))
-        self.numbers = NumberEmbedding(shares, hidden_size, generator)
+        self.numbers = NumberEmbedding(shares, bend, hidden_size, generator)
         self.categories = nn.Parameter(normal(sum(n_categories)))
         sizes = torch.tensor([0, *n_categories][: len(n_categories)])
         self.register_buffer("first_category", sizes.cumsum(0), persistent=False)
@@ -137,6 +138,7 @@ class ClassHead(nn.Module):
 def build_table_model(
     *,
     shares: Sequence[Sequence[float]],
+    bend: float,
     n_categories: Sequence[int],
     n_classes: int,
     hidden_size: int,
@@ -149,7 +151,9 @@ def build_table_model(
     generator: torch.Generator | None = None,
 ) -> TinyRecursionModel:
     """Build a model for numbers in bins of ``shares`` and codes of ``n_categories``."""
-    embedding = TableEmbedding(shares, n_categories, hidden_size, generator)
+    embedding = TableEmbedding(
+        shares, n_categories, hidden_size, bend=bend, generator=generator
+    )
     return TinyRecursionModel(
         embedding,
         TinyNetwork.build(
