@@ -52,7 +52,7 @@ bench: $(READY)
 bench-choices: $(READY)
 	$(BIN)/python benchmarks/choices.py
 
-# What stands behind the encoding of numbers in tables: half an hour on one core.
+# What stands behind the encoding of numbers in tables: 50 minutes on one core.
 bench-curves: $(READY)
 	$(BIN)/python benchmarks/curves.py --threads 1
 
