@@ -1,8 +1,8 @@
-"""How straight the path of a number through its knots should be.
+"""What ``smooth_numbers`` of ``TRMClassifier`` does, and how much a line should bend.
 
 Rules of eight columns of numbers, of which two or three count, learned from few rows
-and tested with 4,000: the path starts as a straight line that the bins bend by a
-factor, or each bin moves alone ("free"), as in a column of few values. Prints every
+and tested with 4,000: the path through the knots starts as a straight line that the
+bins bend by a factor, or each bin moves alone ("free"), as by default. Prints every
 figure, and means with their standard errors, those of "free" taken off seed by seed.
 ``python benchmarks/curves.py`` takes 50 minutes on one core.
 """
@@ -36,20 +36,24 @@ def draw(rule, n, seed):
 
 
 class BentClassifier(TRMClassifier):
-    """A classifier whose ``bend`` may be another factor, or "free"."""
+    """Smooth numbers, whose ``bend`` may be another factor."""
 
     def _learn_columns(self, rows):
         super()._learn_columns(rows)
-        if self.bend == "free":
-            shares = self._sizes["shares"]
-            self._sizes["shares"] = [[0.0] * len(of_column) for of_column in shares]
-        else:
-            self._sizes["bend"] = self.bend
+        self._sizes["bend"] = self.bend
 
 
-def learn(model, bend, X, y, n_train):
-    """Return accuracy and log loss on the rows after the first ``n_train``."""
+def classifier(bend, seed):
+    """Return a classifier with that bend, a factor or "free"."""
+    if bend == "free":
+        return TRMClassifier(random_state=seed)
+    model = BentClassifier(smooth_numbers=True, random_state=seed)
     model.bend = bend
+    return model
+
+
+def learn(model, X, y, n_train):
+    """Return accuracy and log loss on the rows after the first ``n_train``."""
     model.fit(X[:n_train], y[:n_train])
     proba = model.predict_proba(X[n_train:])
     accuracy = (model.classes_[proba.argmax(axis=1)] == y[n_train:]).mean()
@@ -80,8 +84,7 @@ def main():
     for rule, n_rows, seed in product(args.rules, args.rows, args.seeds):
         X, y = draw(rule, n_rows + N_TEST, seed)
         for bend in args.bends:
-            model = BentClassifier(random_state=seed)
-            figures = learn(model, bend, X, y, n_rows)
+            figures = learn(classifier(bend, seed), X, y, n_rows)
             found.setdefault((rule, n_rows, bend), []).append(figures)
             print(
                 f"{rule:<18}{n_rows:<7}{seed:<7}{bend:<9}{figures[0]:<10.4f}"

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassifierMixin
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.multiclass import (
-    _check_partial_fit_first_call,
-)
+from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from sktrm._base import BaseTRM
 from sktrm._slots import Rows
@@ -38,8 +36,11 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     n_knots : int, default=32
         Quantiles of a column of numbers at most, between which its values are encoded
         piecewise linearly; no more than the square root of what the rows weigh
-        together, or 8. They start on a straight line, which training bends. Columns
-        with no more distinct values have a knot at each, and no line.
+        together, or 8. Columns with no more distinct values have a knot at each.
+    smooth_numbers : bool, default=False
+        Let knots start on a straight line, which training bends slowly: better where
+        labels are noisy or change smoothly with numbers, worse where few rows must show
+        sharp intervals. Columns with a knot at each value have no line.
     min_frequency : int, default=2
         Categories that weigh less than so many rows share one embedding, which is also
         that of categories first met at prediction. A row weighs its ``sample_weight``;
@@ -203,6 +204,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         **BaseTRM._parameter_constraints,
         "categorical_features": ["array-like", StrOptions({"from_dtype"}), None],
         "n_knots": [Interval(Integral, 2, None, closed="left")],
+        "smooth_numbers": ["boolean"],
         "min_frequency": [Interval(Integral, 1, None, closed="left")],
         "max_categories": [Interval(Integral, 1, None, closed="left")],
         "hidden_size": [Interval(Integral, 1, None, closed="left")],
@@ -221,6 +223,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         *,
         categorical_features: Any = "from_dtype",
         n_knots: int = 32,
+        smooth_numbers: bool = False,
         min_frequency: int = 2,
         max_categories: int = 255,
         hidden_size: int = 32,
@@ -260,6 +263,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     ) -> None:
         self.categorical_features = categorical_features
         self.n_knots = n_knots
+        self.smooth_numbers = smooth_numbers
         self.min_frequency = min_frequency
         self.max_categories = max_categories
         self.hidden_size = hidden_size

@@ -28,9 +28,9 @@ _COLUMNS = 24  # of more, so many fewer rows: a step takes as long as a row is w
 _EPOCHS = (20, 400)  # its limits
 _ROWS_DECAYED_BY_ONE = 450  # weight_decay="auto" is 1 for so many
 _DECAY = (0.5, 3.0)  # its limits
-# How much a bin bends the line of its column at first, and, since the optimiser moves
-# all weights alike, how fast it learns to bend it more. From benchmarks/curves.py.
-_BEND = 0.2
+# How much a bin bends the line of a column at first with smooth_numbers and, since the
+# optimiser moves all weights alike, how fast it learns to. From benchmarks/curves.py.
+_BEND = 0.05
 
 
 class TableTask(BaseTRM):
@@ -40,6 +40,7 @@ class TableTask(BaseTRM):
     """
 
     n_knots: int
+    smooth_numbers: bool
     min_frequency: int
     max_categories: int
     max_epochs: int | str
@@ -141,7 +142,12 @@ class TableTask(BaseTRM):
     def _learn_columns(self, rows: "Labelled") -> None:
         """Learn the encoding, of the rows to train on alone, and the sizes."""
         table = rows.table
-        encoder = TableEncoder(self.n_knots, self.min_frequency, self.max_categories)
+        encoder = TableEncoder(
+            self.n_knots,
+            self.min_frequency,
+            self.max_categories,
+            smooth_numbers=self.smooth_numbers,
+        )
         self._encoder = encoder.fit(table, self.is_categorical_, rows.weights)
         self._sizes: dict[str, Any] = {
             "shares": encoder.shares,

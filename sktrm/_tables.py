@@ -221,11 +221,13 @@ class Numbers:
     """Positions among the quantiles of a column: 0 at its least knot, 1 at the next.
 
     ``shares`` are the parts of the column's range that its bins, between two knots,
-    take; zero in a column with a knot at each of its values, which may be codes.
+    take if it is ``smooth``; zero otherwise, and in a column with a knot at each of
+    its values, which may be codes.
     """
 
-    def __init__(self, n_knots: int) -> None:
+    def __init__(self, n_knots: int, smooth: bool = False) -> None:
         self.n_knots = n_knots
+        self.smooth = smooth
 
     def fit(self, values: np.ndarray, weights: np.ndarray) -> "Numbers":
         """Place the knots at weighted quantiles; a row of weight 2 counts as two."""
@@ -233,10 +235,12 @@ class Numbers:
         self.saw_missing = not there.all()
         values, weights = values[there], weights[there]
         self.knots = np.unique(values)
-        self.shares = np.zeros(max(0, len(self.knots) - 1))
-        if len(self.knots) > self.n_knots:
+        few = len(self.knots) <= self.n_knots
+        if not few:
             levels = np.linspace(0, 1, self.n_knots)
             self.knots = np.unique(_quantiles(values, weights, levels))
+        self.shares = np.zeros(max(0, len(self.knots) - 1))
+        if self.smooth and not few:
             self.shares = _shares(self.knots)
         self.median = 0.0
         if len(values):
@@ -331,8 +335,16 @@ class Categories:
 class TableEncoder:
     """Map tables to rows of positions and codes, numbers first."""
 
-    def __init__(self, n_knots: int, min_frequency: int, max_categories: int) -> None:
+    def __init__(
+        self,
+        n_knots: int,
+        min_frequency: int,
+        max_categories: int,
+        *,
+        smooth_numbers: bool = False,
+    ) -> None:
         self.n_knots = n_knots
+        self.smooth_numbers = smooth_numbers
         self.min_frequency = min_frequency
         self.max_categories = max_categories
 
@@ -352,7 +364,7 @@ class TableEncoder:
         # Between more knots than that, few rows would be told apart one by one.
         most = max(_FEW_KNOTS, int(np.sqrt(weights.sum() * (1 + 1e-9))))
         self.numbers = {
-            index: Numbers(min(self.n_knots, most)).fit(
+            index: Numbers(min(self.n_knots, most), self.smooth_numbers).fit(
                 table.columns[index][kept], weights
             )
             for index in np.flatnonzero(~categorical).tolist()

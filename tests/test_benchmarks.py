@@ -437,13 +437,12 @@ def test_memory_is_measured_beyond_what_there_was():
 def test_paths_of_numbers_are_compared(tmp_path, monkeypatch, capsys):
     models = []
 
-    def short(**parameters):
-        size = {"max_epochs": 2, "hidden_size": 8}
-        models.append(Bent(**size, **parameters))
-        return models[-1]
+    def learn(model, *data):
+        models.append(model.set_params(max_epochs=2, hidden_size=8))
+        return measured(model, *data)
 
-    Bent = curves.BentClassifier
-    monkeypatch.setattr(curves, "BentClassifier", short)
+    measured = curves.learn
+    monkeypatch.setattr(curves, "learn", learn)
     out = tmp_path / "found"
     given = ["--bends", "free", "0.5", "0.1", "--rows", "100", "--rules", "wave"]
     monkeypatch.setattr(

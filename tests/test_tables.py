@@ -19,7 +19,7 @@ from sktrm.nn.tables import TableEmbedding
 def fit_numbers(values, n_knots=32, weights=None):
     values = np.asarray(values, dtype=float)
     weights = np.ones(len(values)) if weights is None else np.asarray(weights, float)
-    return Numbers(n_knots).fit(values, weights)
+    return Numbers(n_knots, smooth=True).fit(values, weights)
 
 
 def fit_categories(values, min_frequency=1, max_categories=255, weights=None):
@@ -77,6 +77,12 @@ class TestNumbers:
         values = np.arange(65) / 8
         near, far = (fit_numbers(zero + values, n_knots=6) for zero in (0, 1e15))
         np.testing.assert_allclose(far.shares, near.shares)
+
+    def test_numbers_that_are_not_smooth_have_no_shares(self):
+        values, ones = np.arange(100.0), np.ones(100)
+        numbers = Numbers(5).fit(values, ones)
+        np.testing.assert_array_equal(numbers.shares, [0] * 4)
+        np.testing.assert_array_equal(numbers.knots, fit_numbers(values, 5).knots)
 
     def test_few_values_may_be_codes_and_have_no_shares(self):
         values = np.arange(100) % 5
