@@ -293,6 +293,38 @@ class TestDecayOfTheWeights:
         assert self.used(model.fit(X, X[:, 0] > 0)) == {0.25}
 
 
+class TestSmoothNumbers:
+    def test_noise_is_learned_less_by_heart(self):
+        random = np.random.RandomState(1)
+        X = random.normal(size=(1150, 4))
+        y = X[:, 0] * X[:, 1] + X[:, 2] + random.normal(size=1150) > 0
+        losses = []
+        for smooth in (False, True):
+            model = tiny_classifier(smooth_numbers=smooth, max_epochs=100)
+            model.set_params(batch_size=150).fit(X[:150], y[:150])
+            losses.append(log_loss(y[150:], model.predict_proba(X[150:])))
+        assert losses[1] < 0.8 * losses[0]
+
+    @pytest.mark.parametrize("smooth", [False, True])
+    def test_columns_of_many_values_have_a_line(self, smooth):
+        few = np.arange(100) % 5
+        X = np.column_stack((np.random.RandomState(0).normal(size=100), few))
+        model = tiny_classifier(smooth_numbers=smooth, max_epochs=1).fit(X, few > 1)
+        shares = model.module_.embedding.numbers.shares
+        assert shares.flatten(1).any(dim=1).tolist() == [smooth, False]
+
+    def test_a_row_of_weight_two_counts_as_two_rows(self):
+        random = np.random.RandomState(0)
+        X, y = random.normal(size=(40, 2)), random.randint(2, size=40)
+        weights = random.randint(3, size=40)
+        model = tiny_classifier(smooth_numbers=True, max_epochs=5, **EXACT)
+        weighted = clone(model).fit(X, y, sample_weight=weights)
+        repeated = model.fit(np.repeat(X, weights, axis=0), np.repeat(y, weights))
+        np.testing.assert_allclose(
+            weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-9
+        )
+
+
 class TestTrainingOn:
     def test_warm_start_goes_on_with_the_model(self, table):
         X, y = table
