@@ -310,8 +310,9 @@ class TestSmoothNumbers:
         few = np.arange(100) % 5
         X = np.column_stack((np.random.RandomState(0).normal(size=100), few))
         model = tiny_classifier(smooth_numbers=smooth, max_epochs=1).fit(X, few > 1)
-        shares = model.module_.embedding.numbers.shares
-        assert shares.flatten(1).any(dim=1).tolist() == [smooth, False]
+        numbers = model.module_.embedding.numbers
+        assert numbers.shares.flatten(1).any(dim=1).tolist() == [smooth, False]
+        assert (numbers.line is not None) == smooth
 
     def test_a_row_of_weight_two_counts_as_two_rows(self):
         random = np.random.RandomState(0)
@@ -658,7 +659,7 @@ class TestBadInput:
         y = X.index % 2
         model = tiny_classifier(max_epochs=1, batch_size=4096).fit(X, y)
         embedding = model.module_.embedding
-        assert len(embedding.categories) == model.max_categories + 1
+        assert len(embedding.categories.vectors) == model.max_categories + 1
         assert len(model.predict(X)) == len(X)
 
     def test_categories_never_seen(self, fitted, table):

@@ -228,23 +228,25 @@ class TestEmbedding:
         assert (paths[1] - paths[0])[1:].norm() > 0
 
     def test_a_column_without_shares_has_no_line(self):
-        embedding = TableEmbedding([[0.1, 0.9], [0.0] * 2], [], hidden_size=4, bend=0.1)
-        embedding(torch.tensor([[0.5, 1.5]])).sum().backward()
-        of_line, of_bins = (
-            p.grad.flatten(1).any(dim=1).tolist()
-            for p in (embedding.numbers.line, embedding.numbers.bins)
+        embedding = TableEmbedding(
+            [[0.0] * 2, [0.1, 0.9], [0.0]], [], hidden_size=4, bend=0.1
         )
-        assert of_line == [True, False]
-        assert of_bins == [True, True]
+        numbers = embedding.numbers
+        assert len(numbers.line) == 1
+        path = embedding(torch.tensor([[0.0] * 3, [1.0] * 3]))[:, 1:].diff(dim=0)[0]
+        torch.testing.assert_close(path[0], numbers.bins[0, 0])
+        line = 0.1 * numbers.line[0, 0] + 0.1 * numbers.bins[1, 0]
+        torch.testing.assert_close(path[1], line)
+        torch.testing.assert_close(path[2], numbers.bins[2, 0])
 
     def test_codes_of_different_columns_do_not_collide(self):
         embedding = TableEmbedding([], [2, 3], hidden_size=4, bend=0.5)
         x = self.embed(embedding, 1.0, 2.0)
         torch.testing.assert_close(
-            x[1], embedding.identity[1] + embedding.categories[1]
+            x[1], embedding.identity[1] + embedding.categories.vectors[1]
         )
         torch.testing.assert_close(
-            x[2], embedding.identity[2] + embedding.categories[4]
+            x[2], embedding.identity[2] + embedding.categories.vectors[4]
         )
 
     def test_an_unknown_category_leaves_the_identity_alone(self):

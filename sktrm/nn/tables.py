@@ -27,6 +27,7 @@ class NumberEmbedding(nn.Module):
 
     shares: Tensor
     bend: Tensor
+    line_of: Tensor
     bin_starts: Tensor
 
     def __init__(
@@ -48,32 +49,62 @@ class NumberEmbedding(nn.Module):
             return torch.randn(*shape, hidden_size, generator=generator)
 
         # Over all bins of its column a number wanders as far as one category.
-        steps = counts.clamp(min=1).rsqrt()[:, None, None]
-        self.bins = nn.Parameter(normal(len(shares), n_bins) * steps)
-        line = torch.zeros(len(shares), 1, hidden_size)
-        line[lined] = normal(int(lined.sum()), 1)
-        self.line = nn.Parameter(line)
+        root = counts.clamp(min=1).sqrt()[:, None, None]
+        self.bins = nn.Parameter(normal(len(shares), n_bins) / root)
+        self.line: nn.Parameter | None = None
+        if lined.any():
+            self.line = nn.Parameter(normal(int(lined.sum()), 1))
         self.missing = nn.Parameter(normal(len(shares)))
         bends = torch.where(lined, bend, 1.0)[:, None, None]
         self.register_buffer("shares", padded, persistent=False)
         self.register_buffer("bend", bends, persistent=False)
+        # That of a column without one is multiplied by no share.
+        line_of = (lined.cumsum(0) - 1).clamp(min=0)
+        self.register_buffer("line_of", line_of, persistent=False)
         self.register_buffer("bin_starts", torch.arange(n_bins), persistent=False)
 
     def forward(self, positions: Tensor) -> Tensor:
         """Embed positions (batch, numbers) as (batch, numbers, hidden)."""
         unary = (positions.nan_to_num()[..., None] - self.bin_starts).clamp(0, 1)
-        path = self.shares * self.line + self.bend * self.bins
+        path: Tensor = self.bins
+        if self.line is not None:
+            path = self.shares * self.line[self.line_of] + self.bend * path
         # For each column, (batch, bins) @ (bins, hidden).
         values = torch.einsum("bcu,cuh->bch", unary, path)
         return torch.where(positions.isnan()[..., None], self.missing, values)
 
 
+class CategoryEmbedding(nn.Module):
+    """Codes of categories as vectors; a code below zero is an unknown one, and zero."""
+
+    first: Tensor
+
+    def __init__(
+        self,
+        n_categories: Sequence[int],
+        hidden_size: int,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(
+            torch.randn(sum(n_categories), hidden_size, generator=generator)
+        )
+        sizes = torch.tensor([0, *n_categories][: len(n_categories)])
+        self.register_buffer("first", sizes.cumsum(0), persistent=False)
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """Embed codes (batch, categories) as (batch, categories, hidden)."""
+        if not codes.shape[1]:
+            return self.vectors.new_zeros(*codes.shape, self.vectors.shape[-1])
+        values = self.vectors[codes.clamp(min=0) + self.first]
+        return torch.where((codes < 0)[..., None], 0.0, values)
+
+
 class TableEmbedding(nn.Module):
     """Columns of a row to ``x``: who a column is plus what stands in it.
 
-    Numbers come as positions among knots (:class:`NumberEmbedding`), categories as
-    codes. A code below zero is an unknown category, which leaves the column's identity
-    alone.
+    Numbers come as positions among knots (:class:`NumberEmbedding`), then categories as
+    codes (:class:`CategoryEmbedding`). Of what is unknown the identity alone is left.
     """
 
     def __init__(
@@ -87,34 +118,18 @@ class TableEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.n_numeric = len(shares)
-        n_columns = len(shares) + len(n_categories)
-        self.state_shape = (1 + n_columns, hidden_size)
-
-        def normal(n: int) -> Tensor:
-            return torch.randn(n, hidden_size, generator=generator)
-
+        self.state_shape = (1 + len(shares) + len(n_categories), hidden_size)
         # Of the answer's token first; like y and z, all of them have unit size.
-        self.identity = nn.Parameter(normal(1 + n_columns))
+        self.identity = nn.Parameter(torch.randn(self.state_shape, generator=generator))
         self.numbers = NumberEmbedding(shares, bend, hidden_size, generator)
-        self.categories = nn.Parameter(normal(sum(n_categories)))
-        sizes = torch.tensor([0, *n_categories][: len(n_categories)])
-        self.register_buffer("first_category", sizes.cumsum(0), persistent=False)
-
-    first_category: Tensor
+        self.categories = CategoryEmbedding(n_categories, hidden_size, generator)
 
     def forward(self, inputs: Tensor, task_ids: Tensor | None = None) -> Tensor:
         """Embed rows (batch, numbers + categories) as (batch, 1 + columns, hidden)."""
         numbers, codes = inputs.tensor_split([self.n_numeric], dim=1)
-        values = torch.cat((self.numbers(numbers), self._categories(codes.long())), 1)
+        values = torch.cat((self.numbers(numbers), self.categories(codes.long())), 1)
         answer = self.identity[:1].expand(len(inputs), 1, -1)
         return torch.cat((answer, self.identity[1:] + values), dim=1)
-
-    def _categories(self, codes: Tensor) -> Tensor:
-        """Look up codes of categories, (batch, categories)."""
-        if not codes.shape[1]:
-            return self.categories.new_zeros(*codes.shape, self.categories.shape[-1])
-        values = self.categories[codes.clamp(min=0) + self.first_category]
-        return torch.where((codes < 0)[..., None], 0.0, values)
 
 
 class ClassHead(nn.Module):
