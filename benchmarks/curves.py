@@ -113,7 +113,8 @@ def show_means(args, found):
 def show_mean(rule, n_rows, bend, figures, less):
     """Print one line: both figures, and the difference with its standard error."""
     means, gains = figures.mean(axis=0), less.mean(axis=0)
-    errors = less.std(axis=0) / np.sqrt(len(less))
+    n_seeds = len(less)
+    errors = less.std(axis=0, ddof=min(1, n_seeds - 1)) / np.sqrt(n_seeds)
     columns = [
         f"{mean:.4f} ({gain:+.4f} +- {error:.4f})"
         for mean, gain, error in zip(means, gains, errors, strict=True)

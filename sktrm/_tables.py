@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_array
 
 UNKNOWN = -1.0  # code of a category that is not known
 _FEW_KNOTS = 8  # of a column of numbers, however few the rows
-_FENCE = 3.0  # Tukey's outer fence: so many interquartile ranges beyond the quartiles
+_FENCE = 3.0  # Tukey's outer one: interquartile ranges beyond the quartiles
 _INFINITE = "{} contains infinity; replace it or mark it missing."
 
 
@@ -264,20 +264,23 @@ class Numbers:
 def _shares(knots: np.ndarray) -> np.ndarray:
     """Return the parts of a column's range that its bins take, (n_bins,), sum 1.
 
-    They are half by value and half by rank, so that none is nothing where the values
-    are skewed. By value no knot counts for more than Tukey's outer fence.
+    Half of a share is the same for each bin, so that none is nothing where values are
+    skewed; half goes by value, within Tukey's outer fences around the quartiles of the
+    knots.
     """
     if len(knots) < 2:
         return np.zeros(0)
     if np.abs(knots).max() > 1:
-        knots = knots / 2  # or differences of the largest floats were none
+        knots = knots / 4  # so that what the largest floats span is a float
     lower, upper = np.quantile(knots, [0.25, 0.75])
     with np.errstate(over="ignore"):  # a fence at infinity keeps nothing out
         beyond = _FENCE * (upper - lower)
         within = np.clip(knots, lower - beyond, upper + beyond)
     ways = np.diff(within)
-    by_value = ways / ways.sum()
-    shares: np.ndarray = (by_value + 1 / len(ways)) / 2
+    alike = np.full(len(ways), 1 / len(ways))
+    # Knots a last bit apart may all lie beyond fences that are one.
+    by_value = ways / ways.sum() if ways.any() else alike
+    shares: np.ndarray = (by_value + alike) / 2
     return shares
 
 

@@ -458,7 +458,7 @@ def test_paths_of_numbers_are_compared(tmp_path, monkeypatch, capsys):
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row[3] for row in rows] == ["free", 0.5, 0.1] * 2
     accuracy = np.array([row[4] for row in rows]).reshape(2, 3)
-    line = next(x for x in capsys.readouterr().out.splitlines() if "all   " in x)
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("all "))
     assert f"{accuracy[:, 0].mean():.4f} (+0.0000 +- 0.0000)" in line
 
 

@@ -125,12 +125,15 @@ class TestAnswers:
             model.predict_proba(new), model.predict_proba(X.iloc[[0]])
         )
 
-    def test_pickled_it_says_the_same_and_trains_on(self, fitted, table):
+    @pytest.mark.parametrize("smooth", [False, True])
+    def test_pickled_it_says_the_same_and_trains_on(self, table, smooth):
         X, y = table
-        loaded = pickle.loads(pickle.dumps(fitted))
-        np.testing.assert_array_equal(loaded.predict_proba(X), fitted.predict_proba(X))
+        model = tiny_classifier(smooth_numbers=smooth).fit(X, y)
+        loaded = pickle.loads(pickle.dumps(model))
+        np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
         loaded.partial_fit(X, y)
-        assert loaded.n_iter_ == fitted.n_iter_ + 1
+        assert loaded.n_iter_ == model.n_iter_ + 1
+        assert not np.array_equal(loaded.predict_proba(X), model.predict_proba(X))
 
     def test_pickled_it_keeps_its_average(self, fitted, table):
         X, y = table

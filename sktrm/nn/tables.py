@@ -178,8 +178,7 @@ def build_table_model(
             n_heads=n_heads,
             expansion=expansion,
             mixer=mixer,
-            # A column has no place among the others; it knows its identity.
-            positions="none",
+            positions="none",  # of columns; each knows its identity
             # Rounded up to 256 they would be wider than a table's row is long.
             multiple=_MULTIPLE,
             generator=generator,
