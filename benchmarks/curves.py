@@ -94,10 +94,10 @@ def main():
             if args.out:
                 with open(args.out, "a") as file:
                     file.write(json.dumps([rule, n_rows, seed, bend, *figures]) + "\n")
-    show_means(args, found)
+    show_means(found)
 
 
-def show_means(args, found):
+def show_means(found):
     """Print the means of the seeds, and those over all rules and rows."""
     print(f"{'mean of':<25}{'bend':<9}accuracy and log loss, each less that of free")
     every = {}
