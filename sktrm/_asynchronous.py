@@ -91,7 +91,8 @@ class AsynchronousSlots(Slots):
 
     Rows come from a ``Stream``, in which each pass has every row once. An epoch ends
     when the host knows that its pass was dealt, so the last ones are a few steps
-    longer. With a slot for every row, as in small trainings, they are plain slots.
+    longer, and rows count alike, whatever they weigh. With a slot for every row, as in
+    small trainings, they are plain slots.
     """
 
     def __init__(self, n_slots: int, **parameters: Any) -> None:
@@ -99,7 +100,7 @@ class AsynchronousSlots(Slots):
         self._stream: Stream | None = None
         self._rows: Rows | None = None
         self._n_epochs = 0
-        self._n_before = 0  # rows that were started before this stream
+        self._n_before = 0.0  # rows that were started before this stream
 
     def epoch(self, rows: Rows) -> Iterator[SlotBatch]:
         """Yield batches until a pass more through ``rows`` is known to be dealt."""

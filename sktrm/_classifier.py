@@ -84,7 +84,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         Decoupled weight decay. "auto" falls with the number of rows to train on, as the
         square root of 450 / rows, from 3 for 50 or fewer to 0.5 for 1,800 or more. In
         ``partial_fit``, which does not know how many rows there will be, it is 0.5.
-        Rows of weight zero do not count; ``warm_start`` keeps what was chosen.
+        Rows count by their weight, one in the mean at least; ``warm_start`` keeps what
+        was chosen.
     max_grad_norm : float or None, default=1.0
         Norm to which the gradient is clipped; None does not clip.
     ema_decay : float, default=0.999
@@ -114,8 +115,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         A row halts in prediction when its halting probability is above this; 1 always
         takes all steps. In training a row halts at one half, as in [1]_.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes in the loss, multiplied by ``sample_weight``; "balanced"
-        is inverse to the ``sample_weight`` of a class in all. Those of the first
+        Weights of the classes, which multiply ``sample_weight``; "balanced" is inverse
+        to the ``sample_weight`` of a class in all. Those of the first
         ``fit`` stay: in warm starts and, unlike in HistGradientBoosting, for ``X_val``.
     early_stopping : bool or "auto", default="auto"
         Hold out ``validation_fraction`` of the rows, or use ``X_val``, and stop when
@@ -360,7 +361,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         n_rows = len(rows.labels)
         if not goes_on:
             self._learn_columns(rows)
-            self._decay = self._choose_decay(n_rows)
+            self._decay = self._choose_decay(rows.n_counted)
             self._start_training(self._space(), min(self.batch_size, n_rows))
         self._fit_rows(rows, held_out, self._n_epochs(n_rows), X, y, sample_weight)
         return self

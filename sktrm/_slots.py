@@ -43,6 +43,8 @@ class Slots:
     epoch take their slots; the others go on with their carry. An epoch starts every
     row exactly once. Rows in flight at its end go on in the next. If there is a slot
     for every row, each has its own: what is learned then depends on no order.
+    ``n_started`` counts rows by their weight, with that of the mean as one, so that the
+    schedule takes a row of weight two for two.
     """
 
     def __init__(
@@ -68,11 +70,13 @@ class Slots:
         self.fresh = torch.zeros_like(self.free)
         self.data: tuple[Tensor, Tensor, Tensor] | None = None
         self.carry: Carry | None = None
-        self.n_started = 0
+        self.n_started = 0.0
+        self.mean_weight = torch.ones((), device=device)  # of the rows of the epoch
 
     def epoch(self, rows: Rows) -> Iterator[SlotBatch]:
         """Yield batches until every row of ``rows`` has been started once."""
         device = self.generator.device
+        self.mean_weight = rows.weights.mean()
         if len(rows) <= self.n_slots:
             yield from self._epoch_of_few(rows)
             return
@@ -106,7 +110,7 @@ class Slots:
         self.min_steps[slots] = self._draw_min_steps(len(slots))
         self.free[slots] = False
         self.fresh[slots] = True
-        self.n_started += len(slots)
+        self.n_started += float(weights.sum() / self.mean_weight)
 
     def _transform(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Transform rows that start, questions and answers alike."""

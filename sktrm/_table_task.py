@@ -16,7 +16,7 @@ from sktrm._base import (
     check_y_is_given,
 )
 from sktrm._slots import Rows, Slots
-from sktrm._tables import Table, TableEncoder, is_missing
+from sktrm._tables import Table, TableEncoder, as_counts, is_missing
 from sktrm._training import DeepSupervisionNet
 from sktrm.nn import TinyRecursionModel, build_table_model
 
@@ -90,7 +90,8 @@ class TableTask(BaseTRM):
                 f"classes {self.classes_.tolist()}."
             )
         labels = np.searchsorted(self.classes_, y)
-        kept = np.flatnonzero(weights * self._class_weight[labels])
+        weights = weights * self._class_weight[labels]
+        kept = np.flatnonzero(weights)
         if not len(kept):
             raise ValueError(
                 f"class_weight must leave a row of y{of} with a positive "
@@ -165,8 +166,9 @@ class TableTask(BaseTRM):
 
     def _make_rows(self, rows: "Labelled") -> Rows:
         """Encode rows and put them on the device."""
-        weights = rows.weights * self._class_weight[rows.labels]
-        return self._on_device(self._encode(rows.table), rows.labels[:, None], weights)
+        return self._on_device(
+            self._encode(rows.table), rows.labels[:, None], rows.weights
+        )
 
     def _working_dtype(self) -> torch.dtype:
         narrow = self.n_features_in_ <= _NARROW and self._device.type == "cpu"
@@ -184,7 +186,12 @@ class Labelled(NamedTuple):
 
     table: Table
     labels: np.ndarray  # (n,), indices of classes
-    weights: np.ndarray  # (n,), sample weights, without those of the classes
+    weights: np.ndarray  # (n,), sample weights times those of the classes
+
+    @property
+    def n_counted(self) -> float:
+        """For how many rows they count."""
+        return float(as_counts(self.weights).sum())
 
     def take(self, rows: np.ndarray) -> "Labelled":
         """Return the rows at these indices."""

@@ -261,6 +261,14 @@ class Numbers:
         return positions
 
 
+def as_counts(weights: np.ndarray) -> np.ndarray:
+    """Return for how many rows each counts: its weight, scaled if below 1 in the mean.
+
+    Weights that sum to one must not make every category a rare one.
+    """
+    return weights / min(1.0, weights.mean())
+
+
 def _shares(knots: np.ndarray) -> np.ndarray:
     """Return the parts of a column's range that its bins take, (n_bins,), sum 1.
 
@@ -358,12 +366,10 @@ class TableEncoder:
 
         A column has no more knots than the square root of the weight of all rows, or
         eight.
-        Weights below 1 in the mean are scaled to 1: those that sum to one must not make
-        every category a rare one.
         """
         self.categorical = categorical
         kept = weights > 0
-        weights = weights[kept] / min(1.0, weights[kept].mean())
+        weights = as_counts(weights[kept])
         # Between more knots than that, few rows would be told apart one by one.
         most = max(_FEW_KNOTS, int(np.sqrt(weights.sum() * (1 + 1e-9))))
         self.numbers = {

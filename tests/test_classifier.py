@@ -181,8 +181,8 @@ class TestWeights:
         np.testing.assert_allclose(weighted.predict_proba(X), without.predict_proba(X))
 
     def test_class_weights_are_weights_of_rows(self):
-        X = np.random.RandomState(0).randint(4, size=(60, 2))
-        y = X[:, 0]
+        X = np.random.RandomState(0).normal(size=(60, 2))  # knots count weights
+        y = X[:, 0].argsort() // 15
         named = self.exact(class_weight={0: 1, 1: 2, 2: 3, 3: 4}).fit(X, y)
         given = self.exact().fit(X, y, sample_weight=y + 1)
         plain = self.exact().fit(X, y)
@@ -285,6 +285,17 @@ class TestDecayOfTheWeights:
         weights = np.repeat([1.0, 0.0], [200, 250])
         assert self.used(model.fit(X, X[:, 0] > 0, weights)) == {1.5}
 
+    @pytest.mark.parametrize(
+        ("weight", "decay"), [(2, 1.5), (1, 2.12132), (0.01, 2.12132)]
+    )
+    def test_rows_count_by_their_weight_and_one_in_the_mean_at_least(
+        self, weight, decay
+    ):
+        X = np.random.RandomState(0).normal(size=(100, 4))
+        model = tiny_classifier(weight_decay="auto", max_epochs=1)
+        fitted = model.fit(X, X[:, 0] > 0, np.full(100, weight))
+        np.testing.assert_allclose(list(self.used(fitted)), [decay], rtol=1e-5)
+
     def test_rows_that_come_in_parts_do_not_count(self):
         X = np.random.RandomState(0).normal(size=(50, 4))
         model = tiny_classifier(weight_decay="auto")
@@ -317,15 +328,22 @@ class TestSmoothNumbers:
         assert numbers.shares.flatten(1).any(dim=1).tolist() == [smooth, False]
         assert (numbers.line is not None) == smooth
 
-    def test_a_row_of_weight_two_counts_as_two_rows(self):
-        random = np.random.RandomState(0)
-        X, y = random.normal(size=(40, 2)), random.randint(2, size=40)
-        weights = random.randint(3, size=40)
-        model = tiny_classifier(smooth_numbers=True, max_epochs=5, **EXACT)
+
+class TestRepeatedRows:
+    """A row of weight two is two rows where all fit into a batch."""
+
+    @pytest.mark.parametrize("smooth", [False, True])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_they_train_the_same_model(self, seed, smooth):
+        random = np.random.RandomState(seed)
+        X, y = random.rand(15, 30), random.randint(3, size=15)
+        weights = random.randint(5, size=15)
+        # Long enough that rows halt one by one, and so start apart from each other.
+        model = tiny_classifier(smooth_numbers=smooth, max_epochs=60, **EXACT)
         weighted = clone(model).fit(X, y, sample_weight=weights)
         repeated = model.fit(np.repeat(X, weights, axis=0), np.repeat(y, weights))
         np.testing.assert_allclose(
-            weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-9
+            weighted.predict_proba(X), repeated.predict_proba(X), atol=1e-7
         )
 
 

@@ -63,6 +63,20 @@ def test_every_epoch_starts_every_row_exactly_once(n, halting):
     assert started == [Counter(range(1, n + 1))] * 5
 
 
+@pytest.mark.parametrize("n_slots", [4, 32])
+def test_rows_started_count_by_their_weight(n_slots):
+    rows = numbered_rows(20)
+    rows.weights[:] = torch.tensor([1.0, 3.0]).repeat(10)
+    slots = make_slots(n_slots)
+    done = 0.0
+    for batch in slots.epoch(rows):
+        fresh = slice(None) if batch.fresh is None else batch.fresh
+        done += batch.weights[fresh].sum().item() / 2
+        assert slots.n_started == done
+        slots.advance(step(batch, lambda r: 1 + r % 5))
+    assert done == 20
+
+
 def test_rows_take_the_steps_they_need_and_no_more():
     slots, rows = make_slots(8), numbered_rows(30)
     _, steps = run_epochs(slots, rows, 1, halting=lambda r: 1 + r % 6)
