@@ -37,7 +37,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         Quantiles of a column of numbers at most, between which its values are encoded
         piecewise linearly; no more than the square root of what the rows weigh
         together, or 8. Columns with no more distinct values have a knot at each.
-    smooth_numbers : bool, default=False
+    smooth_numbers : bool, default=True
         Let knots start on a straight line, which training bends slowly: better where
         labels are noisy or change smoothly with numbers, worse where few rows must show
         sharp intervals. Columns with a knot at each value have no line.
@@ -224,7 +224,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         *,
         categorical_features: Any = "from_dtype",
         n_knots: int = 32,
-        smooth_numbers: bool = False,
+        smooth_numbers: bool = True,
         min_frequency: int = 2,
         max_categories: int = 255,
         hidden_size: int = 32,

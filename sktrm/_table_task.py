@@ -30,7 +30,7 @@ _ROWS_DECAYED_BY_ONE = 450  # weight_decay="auto" is 1 for so many
 _DECAY = (0.5, 3.0)  # its limits
 # How much a bin bends the line of a column at first with smooth_numbers and, since the
 # optimiser moves all weights alike, how fast it learns to. From benchmarks/curves.py.
-_BEND = 0.05
+_BEND = 0.2
 
 
 class TableTask(BaseTRM):
