@@ -2,7 +2,8 @@
 
 Rules of eight columns of numbers, of which two or three count, learned from few rows
 and tested with 4,000: the path through the knots starts as a straight line that the
-bins bend by a factor, or each bin moves alone ("free"). Prints every figure, and means with their standard errors, those of "free" taken off seed by seed.
+bins bend by a factor, or each bin moves alone ("free"). Prints every figure, and means
+with their standard errors, those of "free" taken off seed by seed.
 ``python benchmarks/curves.py`` takes 50 minutes on one core.
 """
 

@@ -23,7 +23,11 @@ from _report import add_machine, prepare
 from sklearn.base import clone
 from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
-from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+    VotingClassifier,
+)
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
@@ -106,6 +110,12 @@ def ordinal(X):
     words = [name for name in X if X[name].dtype.kind not in "iuf"]
     encoder = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     return make_column_transformer((encoder, words), remainder="passthrough")
+
+
+def averaged(model, n_models):
+    """Return a classifier that averages the probabilities of so many seeds."""
+    seeds = ((str(s), clone(model).set_params(random_state=s)) for s in range(n_models))
+    return VotingClassifier(list(seeds), voting="soft")
 
 
 def contenders(X):
@@ -209,6 +219,7 @@ def arguments():
     parser.add_argument("--tables", nargs="*", help="names, of all")
     parser.add_argument("--models", nargs="*", help="names, TRM first, of all")
     parser.add_argument("--set", default="{}", help="TRM's parameters, as JSON")
+    parser.add_argument("--average", type=int, default=1, help="so many seeds of TRM")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the folds")
     parser.add_argument("--n-train", type=int, help="learn so many, drawn at random")
@@ -252,6 +263,8 @@ def compare(args, table, X, y):
         given = json.loads(args.set)
         if name == "TRM":
             model.set_params(**given)
+            if args.average > 1:
+                model = averaged(model, args.average)
         elif name in TWINS and "weight_decay" in given:
             model.set_params(weight_decay=given["weight_decay"])
         found = []
@@ -319,8 +332,9 @@ def main():
             means.setdefault(name, []).append(figures)
             if args.out:
                 with open(args.out, "a") as file:
-                    about = {k: getattr(args, k) for k in ("folds", "seed", "n_train")}
-                    row = {"table": table, "model": name, "set": args.set, **about}
+                    keys = ("set", "average", "folds", "seed", "n_train")
+                    about = {key: getattr(args, key) for key in keys}
+                    row = {"table": table, "model": name, **about}
                     row |= figures
                     file.write(json.dumps(row) + "\n")
     for name, rows in means.items():

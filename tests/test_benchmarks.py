@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, tiny_solver
+from sklearn.base import clone
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -370,6 +371,7 @@ def test_twins_take_the_weight_decay_of_ours_and_no_more(monkeypatch):
         folds=2,
         twin_folds=2,
         own_time=False,
+        average=1,
         models=None,
         set=json.dumps(given),
     )
@@ -380,6 +382,16 @@ def test_twins_take_the_weight_decay_of_ours_and_no_more(monkeypatch):
     for twin in tables.TWINS:
         assert found[twin]["decay"] == 0.25
         assert found[twin]["width"] == TRMClassifier().hidden_size
+
+
+def test_the_average_is_that_of_models_with_other_seeds():
+    X = np.random.RandomState(0).randint(3, size=(40, 2))
+    model = TRMClassifier(hidden_size=8, n_heads=2, max_epochs=2)
+    average = tables.averaged(model, 2).fit(X, X[:, 0])
+    each = [clone(model).set_params(random_state=s).fit(X, X[:, 0]) for s in (0, 1)]
+    probas = [one.predict_proba(X) for one in each]
+    np.testing.assert_allclose(average.predict_proba(X), np.mean(probas, axis=0))
+    assert not np.allclose(*probas)
 
 
 def test_tables_are_cut_into_folds_or_parts():
