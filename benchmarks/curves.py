@@ -2,8 +2,8 @@
 
 Rules of eight columns of numbers, of which two or three count, learned from few rows
 and tested with 4,000: the path through the knots starts as a straight line that the
-bins bend by a factor, or each bin moves alone ("free"). Prints every figure, and means
-with their standard errors, those of "free" taken off seed by seed.
+bins bend by a factor, or each bin moves alone ("free"), as by default. Prints every
+figure, and means with their standard errors, those of "free" taken off seed by seed.
 ``python benchmarks/curves.py`` takes 50 minutes on one core.
 """
 
@@ -46,8 +46,8 @@ class BentClassifier(TRMClassifier):
 def classifier(bend, seed):
     """Return a classifier with that bend, a factor or "free"."""
     if bend == "free":
-        return TRMClassifier(smooth_numbers=False, random_state=seed)
-    model = BentClassifier(random_state=seed)
+        return TRMClassifier(random_state=seed)
+    model = BentClassifier(smooth_numbers=True, random_state=seed)
     model.bend = bend
     return model
 

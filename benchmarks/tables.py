@@ -7,7 +7,8 @@ rows of 20 numbers, of which three make a rule.
 It prints, for each table and classifier, the means over the folds of accuracy, log
 loss, expected calibration error and seconds, and at the end the means over the tables.
 Two twins train for as long as ours did, with its ``weight_decay``: one without
-recursion, and one whose calls of the network have weights of their own.
+recursion, and one whose calls of the network have weights of their own. With
+``--average 4`` a mean of four of ours joins, with the seeds 0 to 3.
 """
 
 import argparse
@@ -118,8 +119,11 @@ def averaged(model, n_models):
     return VotingClassifier(list(seeds), voting="soft")
 
 
-def contenders(X):
-    yield "TRM", TRMClassifier(random_state=0)
+def contenders(X, given, n_average):
+    ours = TRMClassifier(random_state=0).set_params(**given)
+    yield "TRM", ours
+    if n_average > 1:
+        yield f"mean of {n_average} TRMs", averaged(ours, n_average)
     yield (
         "HGB",
         make_pipeline(
@@ -169,6 +173,8 @@ def contenders(X):
 def size(model):
     """Return the number of parameters of a network; 0: none, or it cannot be told."""
     last = model[-1] if hasattr(model, "steps") else model
+    if isinstance(last, VotingClassifier):
+        return sum(size(one) for one in last.estimators_)
     if hasattr(last, "module_"):
         return sum(p.numel() for p in last.module_.parameters())
     if hasattr(last, "coefs_"):
@@ -219,7 +225,7 @@ def arguments():
     parser.add_argument("--tables", nargs="*", help="names, of all")
     parser.add_argument("--models", nargs="*", help="names, TRM first, of all")
     parser.add_argument("--set", default="{}", help="TRM's parameters, as JSON")
-    parser.add_argument("--average", type=int, default=1, help="so many seeds of TRM")
+    parser.add_argument("--average", type=int, default=1, help="a mean of so many TRMs")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the folds")
     parser.add_argument("--n-train", type=int, help="learn so many, drawn at random")
@@ -230,8 +236,12 @@ def arguments():
     )
     add_machine(parser)
     args = parser.parse_args()
-    if args.temperature and (args.models or args.out):
-        parser.error("--temperature prints TRM's alone: leave out --models and --out")
+    if args.temperature and (args.models or args.out or args.average > 1):
+        parser.error(
+            "--temperature prints TRM's alone: leave out --models, --out and --average"
+        )
+    if args.average < 1:
+        parser.error("--average must be at least 1")
     if args.models and "TRM" not in args.models and set(args.models) & set(TWINS):
         parser.error("twins train for as long as TRM did: add it to --models")
     return args
@@ -257,15 +267,11 @@ def compare(args, table, X, y):
     """Yield each classifier's name and the means of its figures over the folds."""
     folds, seconds = folds_of(args, table, y, args.folds), []
     clock = time.process_time if args.own_time else time.perf_counter
-    for name, model in contenders(X):
+    given = json.loads(args.set)
+    for name, model in contenders(X, given, args.average):
         if args.models and name not in args.models:
             continue
-        given = json.loads(args.set)
-        if name == "TRM":
-            model.set_params(**given)
-            if args.average > 1:
-                model = averaged(model, args.average)
-        elif name in TWINS and "weight_decay" in given:
+        if name in TWINS and "weight_decay" in given:
             model.set_params(weight_decay=given["weight_decay"])
         found = []
         for i, fold in enumerate(folds[: args.twin_folds if name in TWINS else None]):
@@ -332,9 +338,8 @@ def main():
             means.setdefault(name, []).append(figures)
             if args.out:
                 with open(args.out, "a") as file:
-                    keys = ("set", "average", "folds", "seed", "n_train")
-                    about = {key: getattr(args, key) for key in keys}
-                    row = {"table": table, "model": name, **about}
+                    about = {k: getattr(args, k) for k in ("folds", "seed", "n_train")}
+                    row = {"table": table, "model": name, "set": args.set, **about}
                     row |= figures
                     file.write(json.dumps(row) + "\n")
     for name, rows in means.items():

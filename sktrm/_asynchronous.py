@@ -91,8 +91,7 @@ class AsynchronousSlots(Slots):
 
     Rows come from a ``Stream``, in which each pass has every row once. An epoch ends
     when the host knows that its pass was dealt, so the last ones are a few steps
-    longer, and rows count alike, whatever they weigh. With a slot for every row, as in
-    small trainings, they are plain slots.
+    longer. With a slot for every row, as in small trainings, they are plain slots.
     """
 
     def __init__(self, n_slots: int, **parameters: Any) -> None:

@@ -37,7 +37,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         Quantiles of a column of numbers at most, between which its values are encoded
         piecewise linearly; no more than the square root of what the rows weigh
         together, or 8. Columns with no more distinct values have a knot at each.
-    smooth_numbers : bool, default=True
+    smooth_numbers : bool, default=False
         Let knots start on a straight line, which training bends slowly: better where
         labels are noisy or change smoothly with numbers, worse where few rows must show
         sharp intervals. Columns with a knot at each value have no line.
@@ -77,15 +77,15 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         Largest learning rate. "auto" is 0.002.
     lr_schedule : {"constant", "cosine"}, default="cosine"
         Course of the learning rate after warm-up, over the rows that ``max_epochs``
-        will start.
+        will start; by their weight where ``batch_size`` holds all of them.
     lr_warmup_steps : int, default=100
         Optimiser steps over which the learning rate grows to ``lr``.
     weight_decay : float or "auto", default="auto"
         Decoupled weight decay. "auto" falls with the number of rows to train on, as the
         square root of 450 / rows, from 3 for 50 or fewer to 0.5 for 1,800 or more. In
         ``partial_fit``, which does not know how many rows there will be, it is 0.5.
-        Rows count by their weight, one in the mean at least; ``warm_start`` keeps what
-        was chosen.
+        Rows are the sum of ``sample_weight``, where that is not less than their number
+        without those of weight zero; ``warm_start`` keeps what was chosen.
     max_grad_norm : float or None, default=1.0
         Norm to which the gradient is clipped; None does not clip.
     ema_decay : float, default=0.999
@@ -115,8 +115,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         A row halts in prediction when its halting probability is above this; 1 always
         takes all steps. In training a row halts at one half, as in [1]_.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, which multiply ``sample_weight``; "balanced" is inverse
-        to the ``sample_weight`` of a class in all. Those of the first
+        Weights of the classes in the loss, multiplied by ``sample_weight``; "balanced"
+        is inverse to the ``sample_weight`` of a class in all. Those of the first
         ``fit`` stay: in warm starts and, unlike in HistGradientBoosting, for ``X_val``.
     early_stopping : bool or "auto", default="auto"
         Hold out ``validation_fraction`` of the rows, or use ``X_val``, and stop when
@@ -224,7 +224,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         *,
         categorical_features: Any = "from_dtype",
         n_knots: int = 32,
-        smooth_numbers: bool = True,
+        smooth_numbers: bool = False,
         min_frequency: int = 2,
         max_categories: int = 255,
         hidden_size: int = 32,

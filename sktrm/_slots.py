@@ -43,8 +43,8 @@ class Slots:
     epoch take their slots; the others go on with their carry. An epoch starts every
     row exactly once. Rows in flight at its end go on in the next. If there is a slot
     for every row, each has its own: what is learned then depends on no order.
-    ``n_started`` counts rows by their weight, with that of the mean as one, so that the
-    schedule takes a row of weight two for two.
+    There ``n_started``, which the schedule follows, counts a row by its weight, as part
+    of the mean weight: one of weight two is then as good as two rows.
     """
 
     def __init__(
@@ -71,12 +71,10 @@ class Slots:
         self.data: tuple[Tensor, Tensor, Tensor] | None = None
         self.carry: Carry | None = None
         self.n_started = 0.0
-        self.mean_weight = torch.ones((), device=device)  # of the rows of the epoch
 
     def epoch(self, rows: Rows) -> Iterator[SlotBatch]:
         """Yield batches until every row of ``rows`` has been started once."""
         device = self.generator.device
-        self.mean_weight = rows.weights.mean()
         if len(rows) <= self.n_slots:
             yield from self._epoch_of_few(rows)
             return
@@ -86,15 +84,19 @@ class Slots:
             slots = self.free.nonzero().squeeze(1)[: len(rows) - started]
             self._start(slots, rows[order[started : started + len(slots)]])
             started += len(slots)
+            self.n_started += len(slots)
             yield self._batch()
 
     def _epoch_of_few(self, rows: Rows) -> Iterator[SlotBatch]:
         """Yield batches until every row has been started in its own slot."""
         waiting = torch.arange(self.n_slots, device=self.free.device) < len(rows)
+        weights = rows.weights / rows.weights.max()  # no sum overflows
+        counts = weights / weights.mean()
         while waiting.any():
             starting = (waiting & self.free).nonzero().squeeze(1)
             self._start(starting, rows[starting])
             waiting[starting] = False
+            self.n_started += float(counts[starting].sum())
             yield self._batch()
 
     def _start(self, slots: Tensor, rows: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -110,7 +112,6 @@ class Slots:
         self.min_steps[slots] = self._draw_min_steps(len(slots))
         self.free[slots] = False
         self.fresh[slots] = True
-        self.n_started += float(weights.sum() / self.mean_weight)
 
     def _transform(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Transform rows that start, questions and answers alike."""

@@ -80,7 +80,7 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         Largest learning rate. "auto" is 0.002, and 0.004 with ``symbols``.
     lr_schedule : {"constant", "cosine"}, default="cosine"
         Course of the learning rate after warm-up, over the rows that ``max_epochs``
-        will start.
+        will start; by their weight where ``batch_size`` holds all of them.
     lr_warmup_steps : int, default=100
         Optimiser steps over which the learning rate grows to ``lr``.
     weight_decay : float, default=0.1

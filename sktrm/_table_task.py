@@ -30,7 +30,7 @@ _ROWS_DECAYED_BY_ONE = 450  # weight_decay="auto" is 1 for so many
 _DECAY = (0.5, 3.0)  # its limits
 # How much a bin bends the line of a column at first with smooth_numbers and, since the
 # optimiser moves all weights alike, how fast it learns to. From benchmarks/curves.py.
-_BEND = 0.2
+_BEND = 0.05
 
 
 class TableTask(BaseTRM):
@@ -90,8 +90,7 @@ class TableTask(BaseTRM):
                 f"classes {self.classes_.tolist()}."
             )
         labels = np.searchsorted(self.classes_, y)
-        weights = weights * self._class_weight[labels]
-        kept = np.flatnonzero(weights)
+        kept = np.flatnonzero(weights * self._class_weight[labels])
         if not len(kept):
             raise ValueError(
                 f"class_weight must leave a row of y{of} with a positive "
@@ -166,9 +165,8 @@ class TableTask(BaseTRM):
 
     def _make_rows(self, rows: "Labelled") -> Rows:
         """Encode rows and put them on the device."""
-        return self._on_device(
-            self._encode(rows.table), rows.labels[:, None], rows.weights
-        )
+        weights = rows.weights * self._class_weight[rows.labels]
+        return self._on_device(self._encode(rows.table), rows.labels[:, None], weights)
 
     def _working_dtype(self) -> torch.dtype:
         narrow = self.n_features_in_ <= _NARROW and self._device.type == "cpu"
@@ -186,11 +184,11 @@ class Labelled(NamedTuple):
 
     table: Table
     labels: np.ndarray  # (n,), indices of classes
-    weights: np.ndarray  # (n,), sample weights times those of the classes
+    weights: np.ndarray  # (n,), sample weights, without those of the classes
 
     @property
     def n_counted(self) -> float:
-        """For how many rows they count."""
+        """For how many rows they count: the sum of the weights, if it is not less."""
         return float(as_counts(self.weights).sum())
 
     def take(self, rows: np.ndarray) -> "Labelled":

@@ -384,14 +384,26 @@ def test_twins_take_the_weight_decay_of_ours_and_no_more(monkeypatch):
         assert found[twin]["width"] == TRMClassifier().hidden_size
 
 
-def test_the_average_is_that_of_models_with_other_seeds():
+def test_the_mean_of_ours_is_that_of_models_with_other_seeds():
     X = np.random.RandomState(0).randint(3, size=(40, 2))
     model = TRMClassifier(hidden_size=8, n_heads=2, max_epochs=2)
-    average = tables.averaged(model, 2).fit(X, X[:, 0])
+    mean = tables.averaged(model, 2).fit(X, X[:, 0])
     each = [clone(model).set_params(random_state=s).fit(X, X[:, 0]) for s in (0, 1)]
     probas = [one.predict_proba(X) for one in each]
-    np.testing.assert_allclose(average.predict_proba(X), np.mean(probas, axis=0))
+    np.testing.assert_allclose(mean.predict_proba(X), np.mean(probas, axis=0))
     assert not np.allclose(*probas)
+    assert tables.size(mean) == 2 * tables.size(each[0])
+
+
+@pytest.mark.parametrize(("n", "name"), [(1, None), (3, "mean of 3 TRMs")])
+def test_the_mean_joins_with_the_parameters_of_ours(n, name):
+    found = dict(tables.contenders(tables.generated()[0], {"hidden_size": 8}, n))
+    assert found["TRM"].hidden_size == 8
+    assert {key for key in found if "mean" in key} == ({name} if name else set())
+    if name:
+        members = found[name].estimators
+        assert [member.random_state for _, member in members] == [0, 1, 2]
+        assert {member.hidden_size for _, member in members} == {8}
 
 
 def test_tables_are_cut_into_folds_or_parts():

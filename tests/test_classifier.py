@@ -181,11 +181,13 @@ class TestWeights:
         np.testing.assert_allclose(weighted.predict_proba(X), without.predict_proba(X))
 
     def test_class_weights_are_weights_of_rows(self):
-        X = np.random.RandomState(0).normal(size=(60, 2))  # knots count weights
-        y = X[:, 0].argsort() // 15
-        named = self.exact(class_weight={0: 1, 1: 2, 2: 3, 3: 4}).fit(X, y)
-        given = self.exact().fit(X, y, sample_weight=y + 1)
-        plain = self.exact().fit(X, y)
+        X = np.random.RandomState(0).randint(4, size=(60, 2))
+        y = X[:, 0]
+        # What "auto" stands for goes by the weights of rows alone.
+        fixed = self.exact(weight_decay=1.0)
+        named = clone(fixed).set_params(class_weight={0: 1, 1: 2, 2: 3, 3: 4}).fit(X, y)
+        given = clone(fixed).fit(X, y, sample_weight=y + 1)
+        plain = fixed.fit(X, y)
         proba = named.predict_proba(X)
         np.testing.assert_allclose(given.predict_proba(X), proba)
         assert not np.allclose(plain.predict_proba(X), proba)
@@ -337,7 +339,8 @@ class TestRepeatedRows:
     def test_they_train_the_same_model(self, seed, smooth):
         random = np.random.RandomState(seed)
         X, y = random.rand(15, 30), random.randint(3, size=15)
-        weights = random.randint(5, size=15)
+        weights = random.randint(9, size=15)
+        assert weights.sum() > 50  # with more rows weight_decay="auto" is less
         # Long enough that rows halt one by one, and so start apart from each other.
         model = tiny_classifier(smooth_numbers=smooth, max_epochs=60, **EXACT)
         weighted = clone(model).fit(X, y, sample_weight=weights)

@@ -63,18 +63,21 @@ def test_every_epoch_starts_every_row_exactly_once(n, halting):
     assert started == [Counter(range(1, n + 1))] * 5
 
 
-@pytest.mark.parametrize("n_slots", [4, 32])
-def test_rows_started_count_by_their_weight(n_slots):
+@pytest.mark.parametrize(("n_slots", "weighs"), [(32, True), (20, True), (8, False)])
+@pytest.mark.parametrize("scale", [1.0, 1e38])
+def test_rows_with_slots_of_their_own_count_by_their_weight(n_slots, weighs, scale):
     rows = numbered_rows(20)
-    rows.weights[:] = torch.tensor([1.0, 3.0]).repeat(10)
+    rows.weights[:] = torch.tensor([1.0, 3.0]).repeat(10) * scale
     slots = make_slots(n_slots)
-    done = 0.0
-    for batch in slots.epoch(rows):
-        fresh = slice(None) if batch.fresh is None else batch.fresh
-        done += batch.weights[fresh].sum().item() / 2
-        assert slots.n_started == done
-        slots.advance(step(batch, lambda r: 1 + r % 5))
-    assert done == 20
+    counted = weighted = 0.0
+    for _ in range(3):
+        for batch in slots.epoch(rows):
+            fresh = slice(None) if batch.fresh is None else batch.fresh
+            counted += len(batch.inputs[fresh])
+            weighted += (batch.weights[fresh] / (2 * scale)).sum().item()
+            assert slots.n_started == pytest.approx(weighted if weighs else counted)
+            slots.advance(step(batch, lambda r: 1 + r % 5))
+    assert counted == pytest.approx(weighted) == 60
 
 
 def test_rows_take_the_steps_they_need_and_no_more():
