@@ -339,7 +339,7 @@ class TestRepeatedRows:
     def test_they_train_the_same_model(self, seed, smooth):
         random = np.random.RandomState(seed)
         X, y = random.rand(15, 30), random.randint(3, size=15)
-        weights = random.randint(9, size=15)
+        weights = random.randint(13, size=15)
         assert weights.sum() > 50  # with more rows weight_decay="auto" is less
         # Long enough that rows halt one by one, and so start apart from each other.
         model = tiny_classifier(smooth_numbers=smooth, max_epochs=60, **EXACT)
