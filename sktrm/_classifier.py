@@ -84,8 +84,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         Decoupled weight decay. "auto" falls with the number of rows to train on, as the
         square root of 450 / rows, from 3 for 50 or fewer to 0.5 for 1,800 or more. In
         ``partial_fit``, which does not know how many rows there will be, it is 0.5.
-        Rows are the sum of ``sample_weight``, where that is not less than their number
-        without those of weight zero; ``warm_start`` keeps what was chosen.
+        Rows of weight zero do not count, the others by ``sample_weight`` if that is 1
+        or more in the mean; ``warm_start`` keeps what was chosen.
     max_grad_norm : float or None, default=1.0
         Norm to which the gradient is clipped; None does not clip.
     ema_decay : float, default=0.999

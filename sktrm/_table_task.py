@@ -188,7 +188,7 @@ class Labelled(NamedTuple):
 
     @property
     def n_counted(self) -> float:
-        """For how many rows they count: the sum of the weights, if it is not less."""
+        """For how many rows they count: by their weights, but for no fewer."""
         return float(as_counts(self.weights).sum())
 
     def take(self, rows: np.ndarray) -> "Labelled":
