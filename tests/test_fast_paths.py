@@ -11,7 +11,7 @@ from sktrm._device import has_cxx_compiler
 from sktrm._inference import solve
 from sktrm._tries import Choice
 from sktrm.nn import TinyRecursionModel, recursion
-from sktrm.nn.blocks import attend
+from sktrm.nn.blocks import SwiGLU, attend
 from sktrm.nn.equivariant import build_equivariant
 
 
@@ -45,6 +45,30 @@ def test_rows_stepped_in_parts_are_rows_stepped_together(kind, monkeypatch):
     n_calls = 3 * (6 + 1)
     assert sizes == [7] * n_calls + [1] * 7 * n_calls
     torch.testing.assert_close(results[1], results[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "width"), [(32, 96), (48, 128)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_activations_of_rows_that_do_not_fit_are_those_of_one_row(
+    size, width, dtype, monkeypatch
+):
+    swiglu = SwiGLU(size, multiple=32, generator=torch.Generator().manual_seed(0))
+    assert swiglu.down.weight.shape[1] == width
+    h = torch.randn(40, size, generator=torch.Generator().manual_seed(1)).to(dtype)
+    silu, one_row = F.silu, []
+    monkeypatch.setattr(
+        F, "silu", lambda gate: one_row.append(gate.is_contiguous()) or silu(gate)
+    )
+    ours, plain = h.clone().requires_grad_(), h.clone().requires_grad_()
+    out = swiglu(ours)
+    assert one_row == [dtype == torch.bfloat16 and width == 96]
+    gate, up = F.linear(plain, swiglu.gate_up.weight.to(dtype)).chunk(2, dim=-1)
+    expected = F.linear(silu(gate) * up, swiglu.down.weight.to(dtype))
+    out.square().sum().backward()
+    expected.square().sum().backward()
+    close = {"rtol": 0.01, "atol": 0.01} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(out, expected, **close)
+    torch.testing.assert_close(ours.grad, plain.grad, **close)
 
 
 def test_written_out_attention_is_the_fused_one():

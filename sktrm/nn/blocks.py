@@ -15,6 +15,8 @@ EQUIVARIANT_MIXERS = (*MIXERS, "convolution")
 POSITIONS = ("rope", "learned", "none")
 NORM_EPS = 1e-5
 ROPE_BASE = 10_000.0
+# Numbers in bfloat16 that torch takes together on CPUs with AVX-512.
+_AT_A_TIME = 64
 # Up to this length scores of attention are written out in bfloat16 on a CPU.
 _SHORT = 256
 
@@ -133,6 +135,19 @@ class CastsAgain(AbstractContextManager[None]):
             layer._cast = None
 
 
+def _as_one_row(gate: Tensor) -> Tensor:
+    """Copy halves of rows where that makes their activation faster, on CPUs.
+
+    With AVX-512 torch takes 64 numbers in bfloat16 at a time, and what is left at the
+    end of each half row one by one: for rows of 96 a copy saves half of the time, and
+    changes no bit.
+    """
+    is_slow = gate.dtype == torch.bfloat16 and gate.shape[-1] % _AT_A_TIME != 0
+    if gate.device.type != "cpu" or not is_slow or torch.compiler.is_compiling():
+        return gate
+    return gate.contiguous()
+
+
 class SwiGLU(nn.Module):
     """Gated feed-forward layer: ``down(silu(gate) * up)``."""
 
@@ -156,7 +171,7 @@ class SwiGLU(nn.Module):
             gated = fused.gate(gate_up)
         else:
             gate, up = gate_up.chunk(2, dim=-1)
-            gated = F.silu(gate) * up
+            gated = F.silu(_as_one_row(gate)) * up
         out: Tensor = self.down(gated)
         return out
 
