@@ -77,7 +77,10 @@ def _rounds_as_recorded():
     )
     with torch.no_grad():
         y = load_reference(weights, config)(inputs, None, ids).carry.y
-    if np.abs(y.numpy() - record["eval/y"][0]).max() > 1e-5:
+    error = np.abs(y.numpy() - record["eval/y"][0]).max()
+    assert error < 5e-4  # more is no rounding, and no reason to skip
+    if error > 1e-5:
+        # Four steps of token mixing make a unit of it; float64 is compared below.
         pytest.skip("the processor rounds otherwise than that of the recording")
 
 
