@@ -137,6 +137,9 @@ def train(args, solver, X, y, **rows):
         callbacks=callbacks,
         verbose=args.verbose,
     ).set_params(**parameters)
+    if hasattr(solver, "net_"):  # a fitted solver would keep the callbacks it had
+        solver.net_.callbacks = callbacks
+        solver.net_.initialize_callbacks()
     before = read_checkpoint(args.resume)
     if before:
         print(f"going on after {before['seconds']:.0f} s in {args.resume}")

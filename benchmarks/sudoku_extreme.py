@@ -4,6 +4,7 @@
 sudoku.jsonl`` fetches the data, holds some training puzzles out to choose the weights
 by, trains for 30 minutes and reports on test puzzles, which choose nothing.
 ``--load sudoku-extreme`` reports on the weights of the package, or of a file, instead;
+``--start-from sudoku-extreme`` trains on from them;
 ``--reference DIR`` trains the authors' code, a checkout of theirs in DIR.
 """
 
@@ -50,13 +51,19 @@ def read_arguments(arguments=None):
     )
     found.add_argument("--tries", type=int, default=1, help="in two more reports")
     found.add_argument("--load", help="what load_pretrained takes; no training then")
+    found.add_argument("--start-from", help="what load_pretrained takes: train on")
     found.add_argument("--reference", help="a checkout of the authors' code")
     found.add_argument("--reference-set", default="{}", help="their settings, as JSON")
     args = found.parse_args(arguments)
     if args.reference and args.resume:
         found.error("--resume goes with our code, not with --reference")
-    if args.load and (args.resume or args.reference or args.save):
-        found.error("--load trains nothing: leave out --resume, --reference and --save")
+    if args.load and (args.resume or args.reference or args.save or args.start_from):
+        found.error(
+            "--load trains nothing: leave out --resume, --reference, --save and "
+            "--start-from"
+        )
+    if args.reference and args.start_from:
+        found.error("--start-from goes with our code, not with --reference")
     return args
 
 
@@ -86,6 +93,15 @@ def ways(args, solver):
         yield f"{args.tries} tries, verifier", {**tries, "verifier": is_solved_sudoku}
 
 
+def to_train(args):
+    """Return the solver to train, new or fitted before."""
+    if args.start_from is None:
+        return TRMSolver.from_recipe("sudoku-extreme", args.size)
+    return load_pretrained(args.start_from, device=args.device).set_params(
+        warm_start=True
+    )
+
+
 def run(args):
     """Train and report; return the figures of each way to predict."""
     prepare(args)
@@ -101,7 +117,7 @@ def run(args):
         solver = load_pretrained(args.load, device=args.device)
         about = {"n_parameters": sum(p.numel() for p in solver.module_.parameters())}
     else:
-        solver = TRMSolver.from_recipe("sudoku-extreme", args.size)
+        solver = to_train(args)
         X, y = (np.concatenate([part] * args.passes) for part in train_rows)
         X_val, y_val = validation
         seconds = train(args, solver, X, y, X_val=X_val, y_val=y_val)

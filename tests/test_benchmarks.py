@@ -153,6 +153,23 @@ def test_a_script_goes_on_where_it_was(script, home, capsys):
         assert "seconds" not in lines(out)[-1]
 
 
+def test_a_training_starts_from_weights_that_were_kept(home):
+    """And leaves a checkpoint; at next to no learning rate, nothing changes."""
+    first, second = home / "first.safetensors", home / "second.safetensors"
+    checkpoint = home / "run.ckpt"
+    given = arguments(home, 0.2, "--n-train", "30", "--save", str(first))
+    sudoku_extreme.run(sudoku_extreme.read_arguments(given))
+    given += ["--save", str(second), "--start-from", str(first)]
+    given += ["--resume", str(checkpoint), "--set", json.dumps(TINY | {"lr": 1e-12})]
+    sudoku_extreme.run(sudoku_extreme.read_arguments(given))
+    assert torch.load(checkpoint, weights_only=False)["steps"][0] > 0
+    before, after = (load_pretrained(path).module_ for path in (first, second))
+    for ours, theirs in zip(after.parameters(), before.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    with pytest.raises(SystemExit):
+        sudoku_extreme.read_arguments(["--start-from", "a", "--load", "b"])
+
+
 class FakeHead(torch.nn.Module):
     """With the interface of the authors': two steps that guess from a cell alone."""
 
