@@ -348,7 +348,8 @@ class GridAnswers(Choosing):
         task_ids : array-like of shape (n,), default=None
             The task of each row; needed if ``fit`` had them.
         max_steps, n_rollouts, augment_votes : optional
-            How long and how often to try, as in :meth:`solve`.
+            How long and how often to try, as in :meth:`solve`; but where the solver's
+            ``n_rollouts`` is "auto", each row has ``k`` tries at least.
 
         Returns
         -------
@@ -358,6 +359,8 @@ class GridAnswers(Choosing):
         if not isinstance(k, Integral) or k < 1:
             raise ValueError(f"k must be an int >= 1, got {k!r}.")
         inputs, X = self._questions(X, task_ids)
+        if n_rollouts is None:
+            n_rollouts = self._rollouts(augment_votes, "vote", at_least=int(k))
         tries = self._tries(n_rollouts, augment_votes, "vote")
         visible = partial(self._encoder.visible, X)
         ranking = Ranking(len(X), len(tries), visible)

@@ -322,10 +322,12 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         self, inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray
     ) -> Rows:
         """Put encoded rows on the device; those of weight zero are left out."""
-        kept = weights != 0
+        dtype = torch.float64 if self.dtype == "float64" else torch.float32
+        weights = _within_range(weights)
+        # As on the device: what is next to nothing there is none.
+        kept = torch.as_tensor(weights, dtype=dtype).numpy() != 0
         if not kept.all():
             inputs, labels, weights = inputs[kept], labels[kept], weights[kept]
-        dtype = torch.float64 if self.dtype == "float64" else torch.float32
         return Rows(
             torch.as_tensor(inputs, device=self._device),
             torch.as_tensor(labels, device=self._device),
@@ -372,6 +374,14 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         self.net_.resume(trained, averaged, *steps)
         self.net_.history = History({**epoch, "batches": []} for epoch in self.history_)
         self._adopt(averaged)
+
+
+def _within_range(weights: np.ndarray) -> np.ndarray:
+    """Return weights whose sums and products float32 can hold; shares stay."""
+    largest = weights.max(initial=0)
+    if largest == 0 or 2.0**-60 < largest < 2.0**60:
+        return weights
+    return weights / largest
 
 
 def documentation_page() -> str:

@@ -1,5 +1,6 @@
 """Several tries at each question: which ones, and whose answer is taken."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral
@@ -106,9 +107,13 @@ class Choosing:
         return Tries(int(n_rollouts), self.rollout_noise, seed, views)
 
     def _rollouts(
-        self, augment_votes: int, choose: str, verifier: Verifier | None
+        self,
+        augment_votes: int,
+        choose: str,
+        verifier: Verifier | None = None,
+        at_least: int = 1,
     ) -> int:
-        """Return ``n_rollouts``, or what stands for "auto"."""
+        """Return ``n_rollouts``, or what stands for "auto" with so many tries."""
         if self.n_rollouts != "auto":
             given: int = self.n_rollouts  # checked by the caller
             return given
@@ -116,7 +121,9 @@ class Choosing:
         may_settle = self.halt_threshold < 1 or verifier is not None
         votes = augment_votes > 1 or choose == "vote"
         pays = "symbols" in self._sizes and may_settle and not votes
-        return _ROLLOUTS if pays and self.rollout_noise else 1
+        if not self.rollout_noise:
+            return 1
+        return _ROLLOUTS if pays else math.ceil(at_least / max(1, augment_votes))
 
     def _choice(
         self,

@@ -174,6 +174,18 @@ def _quote(symbols: Sequence[Hashable], at_most: int = 12) -> str:
     return f"{shown} and {left} more" if left > 0 else shown
 
 
+def _dtype_for(dtype: np.dtype, symbols: Sequence[Hashable]) -> np.dtype:
+    """Return ``dtype`` if it holds ``symbols``, too; else a wider one, or object."""
+    if dtype == object:
+        return dtype
+    values = np.asarray(symbols)
+    if (values.dtype.kind in "biuf") != (dtype.kind in "biuf"):
+        return np.dtype(object)
+    if (values.astype(dtype) == values).all():
+        return dtype
+    return np.result_type(dtype, values)
+
+
 class GridEncoder:
     """Map questions and answers to rows of tokens, and tokens to answers.
 
@@ -220,6 +232,8 @@ class GridEncoder:
 
         answers_of = [y] if isinstance(y, np.ndarray) else y
         self.y_dtype = np.result_type(*{grid.dtype for grid in answers_of})
+        if classes is not None:
+            self.y_dtype = _dtype_for(self.y_dtype, classes)
         return self
 
     def _fit_canvas(self, X: Grids, y: Grids) -> None:

@@ -1,6 +1,7 @@
 """Stepping a trained model: tries end one by one and leave the batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import groupby, islice
 from operator import itemgetter
 from typing import NamedTuple
@@ -236,6 +237,14 @@ class Verdict(NamedTuple):
         return self.cell_accuracy > other.cell_accuracy + tol
 
 
+def _likeliest(logits: Tensor, tokens: Sequence[int] | None) -> Tensor:
+    """Return the likeliest token of each cell, of ``tokens`` if they are given."""
+    if tokens is None:
+        return logits.argmax(dim=-1)
+    allowed = torch.as_tensor(tokens, device=logits.device)
+    return allowed[logits[..., allowed].argmax(dim=-1)]
+
+
 def evaluate(
     model: TinyRecursionModel,
     inputs: Tensor,
@@ -245,12 +254,16 @@ def evaluate(
     batch_size: int,
     max_steps: int,
     halt_threshold: float,
+    tokens: Sequence[int] | None = None,
 ) -> Verdict:
-    """Solve all rows and compare with ``labels`` (rows, length)."""
+    """Solve all rows and compare with ``labels`` (rows, length).
+
+    With ``tokens``, an answer is made of these alone, as in prediction.
+    """
     solution = solve(
         model,
         inputs,
-        lambda logits: logits.argmax(dim=-1),
+        partial(_likeliest, tokens=tokens),
         batch_size=batch_size,
         max_steps=max_steps,
         halt_threshold=halt_threshold,

@@ -16,9 +16,10 @@ from sklearn.utils.validation import (
 from sktrm._base import BaseTRM, check_validation_rows, check_weights, check_y_is_given
 from sktrm._choosing import check_rollouts
 from sktrm._device import has_cxx_compiler
-from sktrm._encoding import GridEncoder, Grids, as_grids
-from sktrm._slots import Rows
+from sktrm._encoding import PAD, GridEncoder, Grids, as_grids
+from sktrm._slots import Rows, Slots
 from sktrm._tasks import TaskLearning
+from sktrm._training import DeepSupervisionNet
 from sktrm.augmentation import Augmentation, TokenSpace, find_symmetries
 from sktrm.nn import TinyRecursionModel, build_equivariant, build_task_model
 from sktrm.nn.blocks import EQUIVARIANT_MIXERS, POSITIONS
@@ -95,8 +96,9 @@ class GridTask(TaskLearning):
             self._forget()
         if hasattr(X, "columns"):  # wrong names first: they may explain the rest
             validate_data(self, X, skip_check_array=True, reset=reset)
-        # Where unknown symbols are ignored, any number may be one.
-        grids = as_grids(X, "X", continuous=self.handle_unknown == "ignore")
+        # Where unknown symbols are ignored, any number may be one, but not in fit.
+        ignores = self.handle_unknown == "ignore" and not reset
+        grids = as_grids(X, "X", continuous=ignores)
         if isinstance(grids, np.ndarray) and grids.ndim == 2:
             validate_data(self, X, skip_check_array=True, reset=reset)
         return grids
@@ -114,6 +116,13 @@ class GridTask(TaskLearning):
         self._begin_fit()
         self._learn_tasks(task_ids)
         self._sizes = self._model_sizes()
+
+    def _make_net(self, model: TinyRecursionModel, slots: Slots) -> DeepSupervisionNet:
+        """Wrap ``model`` in a skorch net that validates as ``predict`` answers."""
+        encoder = self._encoder
+        sizes = (PAD,) if encoder.predicts_size else ()
+        net = super()._make_net(model, slots)
+        return net.set_params(answer_tokens=(*sizes, *encoder.answer_tokens))
 
     def _model_sizes(self) -> dict[str, Any]:
         """Return the sizes of the model for the symbols and grids seen in fit."""

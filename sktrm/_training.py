@@ -72,7 +72,8 @@ class DeepSupervisionNet(Guarding, NeuralNet):
     ``max_grad_norm``, the ``depth_curriculum``, the ``max_steps`` and
     ``halt_threshold`` of validation, ``max_time`` in seconds, ``n_iter_no_change``
     (None for no early stopping) with ``tol``, and ``task_lr`` and ``task_weight_decay``
-    for embeddings of tasks. With ``asynchronous`` no step waits for the device: what
+    for embeddings of tasks. Answers are validated as made of ``answer_tokens`` alone
+    (None: of all). With ``asynchronous`` no step waits for the device: what
     happens there, a loss that is not finite, say, is learned of some steps later.
     """
 
@@ -94,6 +95,7 @@ class DeepSupervisionNet(Guarding, NeuralNet):
         task_lr: float = 0.0,
         task_weight_decay: float = 0.0,
         asynchronous: bool = False,
+        answer_tokens: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(module, criterion=SupervisionLoss, **kwargs)
@@ -111,6 +113,7 @@ class DeepSupervisionNet(Guarding, NeuralNet):
         self.task_lr = task_lr
         self.task_weight_decay = task_weight_decay
         self.asynchronous = asynchronous
+        self.answer_tokens = answer_tokens
 
     @property
     def _default_callbacks(self) -> list[tuple[str, Any]]:
@@ -313,6 +316,7 @@ class DeepSupervisionNet(Guarding, NeuralNet):
             batch_size=self.batch_size,
             max_steps=self.max_steps,
             halt_threshold=self.halt_threshold,
+            tokens=self.answer_tokens,
         )
         for name, value in verdict._asdict().items():
             self.history.record(f"valid_{name}", value)

@@ -44,7 +44,8 @@ def arc_submission(
         Views of each test, as in :meth:`TRMSolver.solve`; the solver has
         ``n_augmentations`` + 1 at most.
     n_rollouts : int, default=None
-        Tries for each view; None takes the solver's ``n_rollouts``.
+        Tries for each view; None takes the solver's ``n_rollouts``, of which "auto" is
+        two with a single view and one with more.
     max_steps : int, default=None
         Supervision steps of a try at most; None takes the solver's ``max_steps``.
     path : str or path-like, default=None

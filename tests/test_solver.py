@@ -307,6 +307,25 @@ class TestScikitLearn:
         with pytest.raises(ValueError, match="y holds 8, which did not occur in fit"):
             solver.partial_fit(X, np.full_like(y, 8))
 
+    @pytest.mark.parametrize(
+        ("first", "later", "dtype"),
+        [
+            ("no", "a wall", "<U6"),
+            (np.int8(0), 300, "<i8"),
+            (np.int8(0), 7, "i1"),
+            (0, "a wall", "O"),
+        ],
+    )
+    def test_answers_are_of_a_dtype_that_holds_all_classes(self, first, later, dtype):
+        X = np.arange(12).reshape(6, 2) % 3
+        solver = tiny_solver(lr=0.01)
+        solver.partial_fit(X, np.full((6, 2), first), classes=[first, later])
+        for _ in range(30):
+            solver.partial_fit(X, np.full((6, 2), later, dtype=dtype))
+        answers = solver.predict(X)
+        assert answers.dtype == solver.classes_.dtype == dtype
+        assert (answers == later).all()
+
     def test_same_seed_same_answers(self, sudokus):
         X, y = sudokus
         first, second = (
@@ -335,6 +354,13 @@ class TestBadInput:
     def test_data(self, X, y, message):
         with pytest.raises(ValueError, match=message):
             tiny_solver().fit(X, y)
+
+    def test_numbers_are_no_symbols_where_unknown_ones_are_ignored(self, copies):
+        X, y = copies
+        solver = tiny_solver(handle_unknown="ignore")
+        with pytest.raises(ValueError, match="continuous value 0.5"):
+            solver.fit(np.full(X.shape, 0.5), y)
+        assert solver.fit(X, y).predict(np.full(X.shape, 0.5)).shape == y.shape
 
     def test_one_row_is_enough(self):
         X = np.array([[1, 2, 3]])

@@ -374,6 +374,43 @@ def test_weights_of_rows_count(copies):
     np.testing.assert_array_equal(weighted.predict(X), without.predict(X))
 
 
+@pytest.mark.parametrize("scale", [1e-46, 1e-30, 1e300])
+def test_weights_count_by_their_shares(copies, scale):
+    """However small or large: sums in float32 neither vanish nor overflow."""
+    weights = np.where(np.arange(200) % 2, 2.0, 1.0)
+    weights[:10] = 0
+    given, expected = (
+        tiny_solver(max_epochs=1).fit(*copies, sample_weight=weights * by)
+        for by in (scale, 1.0)
+    )
+    np.testing.assert_allclose(
+        given.history_[0]["train_loss"], expected.history_[0]["train_loss"], rtol=1e-5
+    )
+
+
+def test_a_row_of_next_to_no_weight_is_left_out(copies):
+    X, y = copies
+    weights = np.ones(200)
+    weights[:100] = 1e-60
+    given = tiny_solver().fit(X, y, sample_weight=weights)
+    rest = tiny_solver().fit(X, y, sample_weight=np.where(weights == 1, 1.0, 0.0))
+    assert given.history_[0]["train_loss"] == rest.history_[0]["train_loss"]
+
+
+def test_validation_reads_answers_as_prediction_does():
+    """A symbol of questions alone is no answer, however likely."""
+    X = np.tile([0, 1, 2], (40, 1))
+    y = np.where(X == 0, 1, X)
+    solver = tiny_solver().fit(X, y, X_val=X, y_val=y)
+    likely = torch.zeros(solver._encoder.vocabulary.n_tokens)
+    likely[solver._encoder.vocabulary.token_of[0]] = 1e3
+    for module in (solver.module_, solver.net_.predictor_):
+        module.answer_head.register_forward_hook(lambda *given: given[-1] + likely)
+    solver.net_._validate(solver._make_rows(X, y, None))
+    validated = solver.net_.history[-1]["valid_cell_accuracy"]
+    assert validated == (solver.predict(X) == y).mean() > 0
+
+
 @pytest.mark.parametrize("verbose", [0, 1])
 def test_progress_is_one_line_an_epoch_or_nothing(copies, capsys, verbose):
     X, y = copies

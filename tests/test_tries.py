@@ -175,7 +175,9 @@ def test_rows_that_do_not_halt_are_tried_again_by_default(guesser, puzzles):
             assert (guesser.solve(X, **how).n_steps == two.n_steps).all()
     assert (guesser.solve(X, choose="vote").n_steps == one.n_steps).all()
     assert guesser.solve(X, augment_votes=2).n_steps.max() <= 2 * guesser.max_steps
-    assert all(len(answers) == 1 for answers in guesser.predict_top_k(X[:3]))
+    top = guesser.predict_top_k(X[:3])  # of as many tries as answers are wanted
+    assert str(top) == str(guesser.predict_top_k(X[:3], n_rollouts=2))
+    assert max(map(len, top)) == 2
 
 
 def test_probabilities_are_of_the_try_that_is_taken(guesser, puzzles):
