@@ -99,6 +99,7 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         """Choose device, loss, and seeds of everything random in a fit."""
         # What predicts was trained with this one, whatever ``loss`` says later.
         self._loss = self.loss
+        self._is_double = self.dtype == "float64"  # the weights, as the loss
         self.__dict__.pop("_optimizer_name", None)  # of an earlier fit
         self._device = choose_device(self.device)
         random_state = self.random_state
@@ -248,8 +249,8 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         if self.optimizer != "auto":
             return str(self.optimizer)
         # Muon rounds its steps to bfloat16.
-        exact = self.dtype == "float64"
-        return "muon" if self._gains_from_muon() and not exact else "adamw"
+        gains = self._gains_from_muon() and not self._is_double
+        return "muon" if gains else "adamw"
 
     def _gains_from_muon(self) -> bool:
         """Tell whether training is known to be better by Muon."""
@@ -288,7 +289,14 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         return model.to(self._device).eval()
 
     def _working_dtype(self) -> torch.dtype:
-        return choose_dtype(self.dtype, self._device)
+        """Return the precision to work in, which weights in float64 decide."""
+        if self._is_double:
+            return torch.float64
+        return choose_dtype(self._dtype_of_floats(), self._device)
+
+    def _dtype_of_floats(self) -> str:
+        """Return ``dtype`` for weights in float32, whatever was set after ``fit``."""
+        return "float32" if self.dtype == "float64" else self.dtype
 
     def _hold_out(self, rows: Rows) -> tuple[Rows, Rows]:
         """Split off a random ``validation_fraction`` of the rows."""
@@ -322,7 +330,7 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         self, inputs: np.ndarray, labels: np.ndarray, weights: np.ndarray
     ) -> Rows:
         """Put encoded rows on the device; those of weight zero are left out."""
-        dtype = torch.float64 if self.dtype == "float64" else torch.float32
+        dtype = torch.float64 if self._is_double else torch.float32
         weights = _within_range(weights)
         # As on the device: what is next to nothing there is none.
         kept = torch.as_tensor(weights, dtype=dtype).numpy() != 0
@@ -362,12 +370,14 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
             return
         if not hasattr(self, "_loss"):  # stored before it was kept
             self._loss = self.loss
+        if not hasattr(self, "_is_double"):
+            self._is_double = self.dtype == "float64"
         try:
             self._device = choose_device(self.device)
         except ValueError:  # fitted on a device that this machine lacks
             self._device = torch.device("cpu")
         trained, averaged = (
-            {name: torch.as_tensor(array) for name, array in arrays.items()}
+            {name: torch.tensor(array) for name, array in arrays.items()}
             for arrays in weights
         )
         self._start_training(self._space(), self._n_slots)
@@ -425,7 +435,7 @@ def check_weights(sample_weight: Any, rows: Any, of: str = "") -> np.ndarray:
     weights: np.ndarray = _check_sample_weight(
         sample_weight, rows, ensure_non_negative=True
     )
-    return weights
+    return _within_range(weights)
 
 
 def _of_classes(order: np.ndarray, labels: np.ndarray, n_rows: int) -> np.ndarray:

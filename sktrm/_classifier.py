@@ -2,15 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import ClassifierMixin
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import _check_partial_fit_first_call
 
-from sktrm._base import BaseTRM
 from sktrm._slots import Rows
 from sktrm._table_answers import TableAnswers
 from sktrm._table_task import Labelled, TableTask
@@ -37,10 +34,12 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         Quantiles of a column of numbers at most, between which its values are encoded
         piecewise linearly; no more than the square root of what the rows weigh
         together, or 8. Columns with no more distinct values have a knot at each.
-    smooth_numbers : bool, default=False
-        Let knots start on a straight line, which training bends slowly: better where
-        labels are noisy or change smoothly with numbers, worse where few rows must show
-        sharp intervals. Columns with a knot at each value have no line.
+    smooth_numbers : bool or "auto", default="auto"
+        Let knots start on a line, which training bends slowly: for noisy labels or such
+        as change smoothly, not for sharp intervals in few rows. Columns with a knot at
+        each value have none. "auto" tries both on three quarters of the rows, each for
+        a quarter of the epochs, and takes lines if their log loss on the others, or
+        ``X_val``, is less by a standard error; never for fewer than 100 rows.
     min_frequency : int, default=2
         Categories that weigh less than so many rows share one embedding, which is also
         that of categories first met at prediction. A row weighs its ``sample_weight``;
@@ -90,17 +89,17 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         Norm to which the gradient is clipped; None does not clip.
     ema_decay : float, default=0.999
         Decay, per optimiser step, of the moving average of the weights that predicts;
-        0 predicts with the last weights. The average starts faster and reaches this
-        decay after 9,000 steps.
+        0 predicts with the last weights. The average starts faster: 0.999 is reached
+        after 9,000 steps.
     max_epochs : int or "auto", default="auto"
         Passes over the data. An epoch starts every row exactly once. "auto" starts
         120,000 rows in all, fewer of tables with more than 24 columns (60,000 of 48),
-        each at least 20 times and at most 400 times. What few rows do not settle is
-        then answered too surely: see "Few rows" in the user guide's page on tables.
+        each 20 to 400 times; half as often, but 20 times, where a column has more
+        values than knots. See "Few rows" in the user guide's page on tables.
     max_time : float or None, default=None
         Seconds after which training ends, before ``max_epochs`` if need be; the
         learning rate's schedule then follows the time. What is learned depends on the
-        machine's speed.
+        machine's speed. ``smooth_numbers="auto"`` takes a quarter of it before.
     batch_size : int, default=128
         Rows in flight in training. If no more are given to ``fit``, every optimiser
         step sees all rows that have not halted. In smaller batches a row counts for one
@@ -115,9 +114,9 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         A row halts in prediction when its halting probability is above this; 1 always
         takes all steps. In training a row halts at one half, as in [1]_.
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes in the loss, multiplied by ``sample_weight``; "balanced"
-        is inverse to the ``sample_weight`` of a class in all. Those of the first
-        ``fit`` stay: in warm starts and, unlike in HistGradientBoosting, for ``X_val``.
+        Weights of the classes, multiplied by ``sample_weight``, in the loss and, unlike
+        in HistGradientBoosting, in validation; "balanced" is inverse to the
+        ``sample_weight`` of a class in all. Warm starts keep those of the first fit.
     early_stopping : bool or "auto", default="auto"
         Hold out ``validation_fraction`` of the rows, or use ``X_val``, and stop when
         ``n_iter_no_change`` epochs in a row brought no better validation score. The
@@ -131,7 +130,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     tol : float, default=0.0
         A validation score is better if it is higher by more than this.
     warm_start : bool, default=False
-        Let ``fit`` go on with the model of the last ``fit`` instead of a new one.
+        Let ``fit`` go on with the model of the last one, for ``max_epochs`` more.
         Parameters that were changed in between count if they are about the course of
         training (``lr``, its schedule and warm-up, ``max_grad_norm``, ``max_epochs``,
         ``max_time``, ``verbose``), early stopping, or halting at prediction. Those of
@@ -139,9 +138,10 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     device : str, default="auto"
         A torch device; "auto" takes CUDA if there is one, else the CPU.
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
-        Working precision. Weights are float32 (float64 with "float64"). "auto" takes
-        bfloat16 where the machine multiplies matrices faster with it, else float32; and
-        float32 on a CPU for up to 16 columns, where products are too small to gain.
+        Working precision. Weights are float32, or float64 if ``fit`` had that. "auto"
+        takes bfloat16 where the machine, timed once, multiplies matrices faster so, but
+        float32 on a CPU for up to 16 columns. Name one for numbers that no machine and
+        no process changes.
     compile : bool or "auto", default="auto"
         Train a network compiled with :func:`torch.compile`, which needs a C++ compiler
         and takes some 20 seconds at first; prediction, too, once stepping has taken
@@ -149,8 +149,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     callbacks : list of skorch callbacks, default=None
         Called during training; they are cloned.
     random_state : int, RandomState instance or None, default=None
-        Seeds initial weights, order of the rows, exploration and the held-out rows. The
-        global generators are neither read nor moved.
+        Seeds weights, order of rows, exploration and rows held out; no global generator
+        is read or moved.
     verbose : int, default=0
         1 prints a line for each epoch.
 
@@ -164,6 +164,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         Names of the columns, if ``X`` was a data frame with string column names.
     is_categorical_ : ndarray of shape (n_features_in_,)
         Mask of the columns taken as categories.
+    smooth_numbers_ : bool
+        Whether the lines of ``smooth_numbers`` were taken.
     temperature_ : float
         What divides the logarithms of the probabilities: the value of the least log
         loss on the validation rows, drawn to 1 where they are few; 1 without any.
@@ -172,7 +174,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     history_ : list of dict
         Loss, time and validation scores of each epoch.
     validation_score_ : float
-        Accuracy of the kept weights on the validation rows, if there were any.
+        Accuracy of the kept weights on the validation rows, if there were any; rows
+        weigh as in the loss.
     net_ : skorch.NeuralNet
         The net that was trained, with its optimiser.
     module_ : sktrm.nn.TinyRecursionModel
@@ -201,22 +204,6 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     1.0
     """
 
-    _parameter_constraints: dict[str, Any] = {
-        **BaseTRM._parameter_constraints,
-        "categorical_features": ["array-like", StrOptions({"from_dtype"}), None],
-        "n_knots": [Interval(Integral, 2, None, closed="left")],
-        "smooth_numbers": ["boolean"],
-        "min_frequency": [Interval(Integral, 1, None, closed="left")],
-        "max_categories": [Interval(Integral, 1, None, closed="left")],
-        "hidden_size": [Interval(Integral, 1, None, closed="left")],
-        "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
-        "max_epochs": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "early_stopping": ["boolean", StrOptions({"auto"})],
-        "class_weight": [dict, StrOptions({"balanced"}), None],
-    }
     _prediction_batch = 1024
 
     def __init__(
@@ -224,7 +211,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         *,
         categorical_features: Any = "from_dtype",
         n_knots: int = 32,
-        smooth_numbers: bool = False,
+        smooth_numbers: bool | str = "auto",
         min_frequency: int = 2,
         max_categories: int = 255,
         hidden_size: int = 32,
@@ -360,9 +347,9 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         )
         n_rows = len(rows.labels)
         if not goes_on:
-            self._learn_columns(rows)
-            self._decay = self._choose_decay(rows.n_counted)
-            self._start_training(self._space(), min(self.batch_size, n_rows))
+            self.smooth_numbers_ = self._choose_smooth(rows, held_out)
+            self._learn_columns(rows, self.smooth_numbers_)
+            self._begin_training(rows)
         self._fit_rows(rows, held_out, self._n_epochs(n_rows), X, y, sample_weight)
         return self
 
@@ -407,7 +394,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
             self._class_weight = self._weigh_classes(y, weights)
         rows = self._label(table, y, weights)
         if not goes_on:
-            self._learn_columns(rows)
+            self.smooth_numbers_ = self.smooth_numbers is True
+            self._learn_columns(rows, self.smooth_numbers_)
             self._decay = self._choose_decay(math.inf)
             self._start_training(self._space(), self.batch_size)
         self._fit_rows(rows, None, None, X, y, sample_weight)

@@ -1,6 +1,7 @@
 """Where and how precisely to compute."""
 
 import functools
+import math
 import os
 import shutil
 import sys
@@ -50,13 +51,15 @@ def has_cxx_compiler() -> bool:
 @functools.cache
 def _bfloat16_speedup() -> float:
     """Time one matrix product in float32 against bfloat16 on this CPU, once."""
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = (torch.ones(1024, 256, dtype=dtype) for _ in range(2))
-        times = []
-        for _ in range(5):
+    factors = {
+        dtype: torch.ones(1024, 256, dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    seconds = dict.fromkeys(factors, math.inf)
+    # In turns, of which the best counts: other work on the machine must not decide.
+    for _ in range(10):
+        for dtype, a in factors.items():
             start = time.perf_counter()
-            a @ b.T
-            times.append(time.perf_counter() - start)
-        seconds[dtype] = min(times)
+            a @ a.T
+            seconds[dtype] = min(seconds[dtype], time.perf_counter() - start)
     return seconds[torch.float32] / seconds[torch.bfloat16]

@@ -15,6 +15,19 @@ _CHUNK_CELLS = 2**22  # cells encoded at once
 Grids = np.ndarray | list[np.ndarray]  # (n, ...), or n grids of different shapes
 
 
+def is_na(value: Any) -> bool:
+    """Tell pandas.NA and NaT, which are equal to nothing and convert to no number."""
+    return type(value).__name__ in ("NAType", "NaTType")
+
+
+def na_as_nan(values: np.ndarray) -> np.ndarray:
+    """Return an array with NaN in place of pandas.NA and NaT."""
+    if values.dtype != object:
+        return values
+    found = np.frompyfunc(is_na, 1, 1)(values).astype(bool)
+    return np.where(found, np.nan, values) if found.any() else values
+
+
 def as_grids(values: Any, name: str, *, continuous: bool = False) -> Grids:
     """Return ``values`` as one array (n, ...) or, if sizes differ, a list of grids.
 
@@ -22,7 +35,7 @@ def as_grids(values: Any, name: str, *, continuous: bool = False) -> Grids:
     numbers with a fraction are symbols only if ``continuous`` says so.
     """
     if hasattr(values, "to_numpy"):
-        values = values.to_numpy()
+        values = na_as_nan(values.to_numpy())
     nested = isinstance(values, np.ndarray) and _holds_arrays(values)
     if isinstance(values, list | tuple) or nested:
         shapes = [_shape(row, i, name) for i, row in enumerate(values)]
@@ -34,7 +47,7 @@ def as_grids(values: Any, name: str, *, continuous: bool = False) -> Grids:
                 )
             return [_checked(row, name, continuous) for row in values]
         values = np.array(list(values)) if nested else values
-    return _checked(values, name, continuous, ensure_2d=name == "X")
+    return _checked(values, name, continuous, ensure_2d=name.startswith("X"))
 
 
 def _holds_arrays(values: np.ndarray) -> bool:
@@ -110,7 +123,7 @@ def _factorize(values: np.ndarray, name: str) -> tuple[Sequence[Hashable], np.nd
     """Return the distinct symbols and, shaped like ``values``, their positions."""
     if values.dtype.kind in "iu" and values.size:
         low, high = int(values.min()), int(values.max())
-        if high - low < _LARGEST_TABLE:
+        if high - low < _LARGEST_TABLE and high < 2**63:
             # Counting instead of sorting: ten times faster on a million Sudokus.
             codes = values.astype(np.int64) - low
             present = np.bincount(codes.ravel()) > 0
@@ -176,7 +189,7 @@ def _quote(symbols: Sequence[Hashable], at_most: int = 12) -> str:
 
 def _dtype_for(dtype: np.dtype, symbols: Sequence[Hashable]) -> np.dtype:
     """Return ``dtype`` if it holds ``symbols``, too; else a wider one, or object."""
-    if dtype == object:
+    if dtype.kind == "O":
         return dtype
     values = np.asarray(symbols)
     if (values.dtype.kind in "biuf") != (dtype.kind in "biuf"):
@@ -286,18 +299,18 @@ class GridEncoder:
         """Whether the size of an answer must be read off its PAD cells."""
         return self.y_shape is None and not self.y_follows_x
 
-    def encode_X(self, X: Grids) -> np.ndarray:
-        """Return tokens (n, length)."""
+    def encode_X(self, X: Grids, name: str = "X") -> np.ndarray:
+        """Return tokens (n, length); messages call the questions ``name``."""
         if self.x_shape is not None:
-            self._check_shape(X, self.x_shape, "X")
-        return self._place(X, "X", self.x_canvas, self.handle_unknown, PAD)
+            self._check_shape(X, self.x_shape, name)
+        return self._place(X, name, self.x_canvas, self.handle_unknown, PAD)
 
-    def encode_y(self, y: Grids) -> np.ndarray:
+    def encode_y(self, y: Grids, name: str = "y") -> np.ndarray:
         """Return labels (n, length); cells that are not scored hold IGNORE_LABEL."""
         if self.y_shape is not None:
-            self._check_shape(y, self.y_shape, "y")
+            self._check_shape(y, self.y_shape, name)
         outside = PAD if self.predicts_size else IGNORE_LABEL
-        return self._place(y, "y", self.y_canvas, "error", outside)
+        return self._place(y, name, self.y_canvas, "error", outside)
 
     def _check_shape(self, grids: Grids, shape: tuple[int, ...], name: str) -> None:
         for i, grid in enumerate(grids):

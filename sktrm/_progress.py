@@ -1,12 +1,13 @@
 """Epochs as tasks of scikit-learn's callbacks, which came with its version 1.9."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 from sktrm._guarding import EarlyStop
 from sktrm._training import DeepSupervisionNet
 
-__all__ = ["CallbackSupportMixin", "train_in_tasks"]
+__all__ = ["CallbackSupportMixin", "train_in_tasks", "without_callbacks"]
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -18,6 +19,14 @@ except ImportError:  # before scikit-learn 1.9
     def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
         """Stand for scikit-learn's: there are no callbacks to tear down."""
         return method
+
+
+def without_callbacks(estimator: Any) -> Any:
+    """Return a shallow copy of ``estimator`` that scikit-learn's callbacks ignore."""
+    copied = copy.copy(estimator)
+    for name in ("_skl_callbacks", "_parent_callback_ctx"):
+        vars(copied).pop(name, None)
+    return copied
 
 
 class EpochTasks:

@@ -32,6 +32,7 @@ class TableAnswers:
     classes_: np.ndarray
     temperature_: float
     dtype: str
+    _is_double: bool
     _loss: str
 
     def predict(self, X: Any) -> np.ndarray:
@@ -142,9 +143,12 @@ class TableAnswers:
         if is_frame(X):
             validate_data(self, X, skip_check_array=True, reset=reset)
         else:
-            X = validate_data(
-                self, X, dtype=None, ensure_all_finite="allow-nan", reset=reset
-            )
+            given = {"ensure_all_finite": "allow-nan", "reset": reset}
+            checked = validate_data(self, X, dtype=None, **given)
+            if checked.dtype.kind == "U" and not hasattr(X, "dtype"):
+                # A list: numpy would write its numbers out beside a string.
+                checked = validate_data(self, X, dtype=object, **given)
+            X = checked
         if reset:
             names = getattr(self, "feature_names_in_", None)
             self.is_categorical_ = find_categorical(X, self.categorical_features, names)
@@ -163,7 +167,7 @@ class TableAnswers:
         return self._encode(self._check_X(X, reset=False))
 
     def _encode(self, table: Table) -> np.ndarray:
-        dtype = np.float64 if self.dtype == "float64" else np.float32
+        dtype = np.float64 if self._is_double else np.float32
         return self._encoder.encode(table).astype(dtype)
 
     def _read(self, answer_logits: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """What a classifier learns of its table before it trains: labels, columns, sizes."""
 
 import math
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.utils import column_or_1d, compute_class_weight
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_consistent_length
 
@@ -15,6 +17,7 @@ from sktrm._base import (
     check_weights,
     check_y_is_given,
 )
+from sktrm._progress import without_callbacks
 from sktrm._slots import Rows, Slots
 from sktrm._tables import Table, TableEncoder, as_counts, is_missing
 from sktrm._training import DeepSupervisionNet
@@ -26,6 +29,11 @@ _NARROW = 16
 _ROWS_STARTED = 120_000  # by max_epochs="auto", over all epochs
 _COLUMNS = 24  # of more, so many fewer rows: a step takes as long as a row is wide
 _EPOCHS = (20, 400)  # its limits
+_BETWEEN = 0.5  # of them with values between knots, whose noise is learned by heart
+# smooth_numbers="auto" tries both on rows held out, with a share of the passes.
+_PROBE = {"validation_fraction": 0.25, "callbacks": None, "compile": False}
+_PROBE_EPOCHS = 0.25
+_PROBED_ROWS = 100  # of fewer too few are held out to tell
 _ROWS_DECAYED_BY_ONE = 450  # weight_decay="auto" is 1 for so many
 _DECAY = (0.5, 3.0)  # its limits
 # How much a bin bends the line of a column at first with smooth_numbers and, since the
@@ -39,8 +47,25 @@ class TableTask(BaseTRM):
     The host class, :class:`~sktrm.TRMClassifier`, has the parameters.
     """
 
+    _parameter_constraints: dict[str, Any] = {
+        **BaseTRM._parameter_constraints,
+        "categorical_features": ["array-like", StrOptions({"from_dtype"}), None],
+        "n_knots": [Interval(Integral, 2, None, closed="left")],
+        "smooth_numbers": ["boolean", StrOptions({"auto"})],
+        "min_frequency": [Interval(Integral, 1, None, closed="left")],
+        "max_categories": [Interval(Integral, 1, None, closed="left")],
+        "hidden_size": [Interval(Integral, 1, None, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "max_epochs": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "early_stopping": ["boolean", StrOptions({"auto"})],
+        "class_weight": [dict, StrOptions({"balanced"}), None],
+    }
+
     n_knots: int
-    smooth_numbers: bool
+    smooth_numbers: bool | str
     min_frequency: int
     max_categories: int
     max_epochs: int | str
@@ -51,6 +76,9 @@ class TableTask(BaseTRM):
     _check_X: Any
     _check_X_val: Any
     _encode: Any
+    _fit_rows: Any
+    _read: Any
+    _solve: Any
     _decay: float
 
     def _split(
@@ -123,6 +151,13 @@ class TableTask(BaseTRM):
 
     def _n_epochs(self, n_rows: int) -> int:
         """Return ``max_epochs``, or what stands for "auto"."""
+        most = self._most_epochs(n_rows)
+        if isinstance(self.max_epochs, str) and self._encoder.is_between:
+            return max(_EPOCHS[0], round(_BETWEEN * most))
+        return most
+
+    def _most_epochs(self, n_rows: int) -> int:
+        """Return ``max_epochs``, or what "auto" is where each value has a knot."""
         if not isinstance(self.max_epochs, str):
             return int(self.max_epochs)
         started = _ROWS_STARTED * min(1.0, _COLUMNS / self.n_features_in_)
@@ -139,14 +174,60 @@ class TableTask(BaseTRM):
         net = super()._make_net(model, slots)
         return net.set_params(optimizer__weight_decay=self._decay)
 
-    def _learn_columns(self, rows: "Labelled") -> None:
+    def _choose_smooth(self, rows: "Labelled", held_out: "Labelled | None") -> bool:
+        """Return ``smooth_numbers``, or what stands for "auto"."""
+        if self.smooth_numbers != "auto":
+            return bool(self.smooth_numbers)
+        self._learn_columns(rows, smooth=True)
+        n_rows = len(rows.labels)
+        enough = min(n_rows, rows.n_counted) >= _PROBED_ROWS
+        if not enough or np.bincount(rows.labels).max() < 2:
+            return False
+        if not self._encoder.is_between:
+            return False
+        probe = without_callbacks(self).set_params(**_PROBE)
+        if self.max_time is not None:
+            probe.max_time = _PROBE_EPOCHS * self.max_time / 2
+        if held_out is None:
+            kept, others = probe._choose_held_out(n_rows, rows.labels)
+            rows, held_out = rows.take(kept), rows.take(others)
+        smooth, free = (probe._probe(rows, held_out, way) for way in (True, False))
+        shares = held_out.weights * self._class_weight[held_out.labels]
+        shares = shares / shares.sum()
+        gain = shares @ (free - smooth)
+        error = math.sqrt(shares**2 @ (free - smooth - gain) ** 2)
+        if self.verbose:
+            print(
+                f"log loss held out: {shares @ smooth:.4f} with smooth numbers, "
+                f"{shares @ free:.4f} without; standard error of the gain {error:.4f}"
+            )
+        return bool(gain > error)
+
+    def _probe(self, rows: "Labelled", held_out: "Labelled", smooth: bool) -> Any:
+        """Train for a share of the epochs; return the log losses of ``held_out``."""
+        probe = without_callbacks(self)
+        probe._learn_columns(rows, smooth)
+        n_epochs = math.ceil(_PROBE_EPOCHS * self._most_epochs(len(rows.labels)))
+        probe.set_params(verbose=0)
+        probe._begin_training(rows)
+        probe._fit_rows(rows, None, n_epochs, None, None, None)
+        inputs = probe._encode(held_out.table)
+        log_proba = probe._solve(inputs, probe._read, None).answers
+        return -np.take_along_axis(log_proba, held_out.labels[:, None], axis=1)[:, 0]
+
+    def _begin_training(self, rows: "Labelled") -> None:
+        """Choose the decay and build model and net."""
+        self._decay = self._choose_decay(rows.n_counted)
+        self._start_training(self._space(), min(self.batch_size, len(rows.labels)))
+
+    def _learn_columns(self, rows: "Labelled", smooth: bool) -> None:
         """Learn the encoding, of the rows to train on alone, and the sizes."""
         table = rows.table
         encoder = TableEncoder(
             self.n_knots,
             self.min_frequency,
             self.max_categories,
-            smooth_numbers=self.smooth_numbers,
+            smooth_numbers=smooth,
         )
         self._encoder = encoder.fit(table, self.is_categorical_, rows.weights)
         self._sizes: dict[str, Any] = {
@@ -170,7 +251,7 @@ class TableTask(BaseTRM):
 
     def _working_dtype(self) -> torch.dtype:
         narrow = self.n_features_in_ <= _NARROW and self._device.type == "cpu"
-        if self.dtype == "auto" and narrow:
+        if self._dtype_of_floats() == "auto" and narrow and not self._is_double:
             return torch.float32
         return super()._working_dtype()
 

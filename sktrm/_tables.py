@@ -8,9 +8,12 @@ import numpy as np
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import check_array
 
+from sktrm._encoding import is_na, na_as_nan
+
 UNKNOWN = -1.0  # code of a category that is not known
 _FEW_KNOTS = 8  # of a column of numbers, however few the rows
 _FENCE = 3.0  # Tukey's outer one: interquartile ranges beyond the quartiles
+_REACH = 3.0  # of an outermost bin, in widths of those beside it
 _INFINITE = "{} contains infinity; replace it or mark it missing."
 
 
@@ -144,7 +147,7 @@ def _read_array(X: Any, categorical: np.ndarray, estimator_name: str) -> Table:
     numeric = np.flatnonzero(~categorical)
     if len(numeric):
         numbers = check_array(
-            X[:, numeric],
+            na_as_nan(X[:, numeric]),
             dtype=np.float64,
             ensure_all_finite="allow-nan",
             estimator=estimator_name,
@@ -184,8 +187,8 @@ def _numbers_among_objects(series: Any, what: str) -> np.ndarray:
     objects = _categories_of(series, what)
     if not all(value is None or isinstance(value, Real) for value in objects):
         raise ValueError(
-            f"{what} holds {series.dtype}, not numbers. Name it in "
-            f"categorical_features or leave that at 'from_dtype'."
+            f"{what} holds {series.dtype}, not numbers, as a column must that held "
+            f"numbers in fit or that categorical_features leaves out."
         )
     return np.array([np.nan if value is None else value for value in objects], float)
 
@@ -205,7 +208,7 @@ def _categories_of(series: Any, what: str) -> np.ndarray:
 
 def is_missing(value: Any, what: str) -> bool:
     """Tell whether ``value`` is None, NaN, pandas.NA or pandas.NaT."""
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+    if value is None or is_na(value):
         return True
     try:
         hash(value)
@@ -220,9 +223,10 @@ def is_missing(value: Any, what: str) -> bool:
 class Numbers:
     """Positions among the quantiles of a column: 0 at its least knot, 1 at the next.
 
-    ``shares`` are the parts of the column's range that its bins, between two knots,
-    take if it is ``smooth``; zero otherwise, and in a column with a knot at each of
-    its values, which may be codes.
+    ``is_between`` tells whether values stand between knots, as they do unless each has
+    its own, as codes may. ``shares`` are the parts of the column's range that its bins,
+    between two knots, take if it is ``smooth`` and there are such values; zero
+    otherwise.
     """
 
     def __init__(self, n_knots: int, smooth: bool = False) -> None:
@@ -235,12 +239,15 @@ class Numbers:
         self.saw_missing = not there.all()
         values, weights = values[there], weights[there]
         self.knots = np.unique(values)
-        few = len(self.knots) <= self.n_knots
-        if not few:
+        self.is_between = len(self.knots) > self.n_knots
+        if self.is_between:
             levels = np.linspace(0, 1, self.n_knots)
-            self.knots = np.unique(_quantiles(values, weights, levels))
+            knots = np.unique(_quantiles(values, weights, levels))
+            ends = [weights[values == end].sum() for end in (knots[0], knots[-1])]
+            light = [end * (self.n_knots - 1) < weights.sum() for end in ends]
+            self.knots = _drawn_in(knots, *light)
         self.shares = np.zeros(max(0, len(self.knots) - 1))
-        if self.smooth and not few:
+        if self.smooth and self.is_between:
             self.shares = _shares(self.knots)
         self.median = 0.0
         if len(values):
@@ -251,7 +258,14 @@ class Numbers:
     def _positions(self, values: np.ndarray) -> np.ndarray:
         if len(self.knots) < 2:
             return np.zeros(len(values))
-        return np.interp(values, self.knots, np.arange(len(self.knots)))
+        knots = self.knots
+        if np.abs(knots).max() > 1:
+            values, knots = values / 4, knots / 4  # what floats span is a float then
+        left = np.searchsorted(knots, values, side="right") - 1
+        left = np.clip(left, 0, len(knots) - 2)
+        # A slope, as np.interp takes it, is infinite between the smallest floats.
+        parts = (values - knots[left]) / np.diff(knots)[left]
+        return left + np.clip(parts, 0, 1)
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Return positions (n,); NaN stays if ``fit`` saw any, else is the median."""
@@ -259,6 +273,25 @@ class Numbers:
         missing = np.isnan(values)
         positions[missing] = np.nan if self.saw_missing else self.median
         return positions
+
+
+def _drawn_in(knots: np.ndarray, first: bool, last: bool) -> np.ndarray:
+    """Draw in the first and the last knot, if allowed, where an outlier set them.
+
+    An outermost bin is then no wider than ``_REACH`` times the one beside it, or the
+    mean of the inner ones if that is more.
+    """
+    if len(knots) < 4:
+        return knots
+    knots = knots.copy()
+    with np.errstate(over="ignore"):  # an infinite reach draws nothing in
+        inner = np.diff(knots[1:-1])
+        reach = _REACH * np.maximum(inner[[0, -1]], inner.mean())
+        if first:
+            knots[0] = max(knots[0], knots[1] - reach[0])
+        if last:
+            knots[-1] = min(knots[-1], knots[-2] + reach[1])
+    return np.unique(knots)
 
 
 def as_counts(weights: np.ndarray) -> np.ndarray:
@@ -390,6 +423,11 @@ class TableEncoder:
     def shares(self) -> list[list[float]]:
         """Parts of the range that its bins take, of each column of numbers."""
         return [numbers.shares.tolist() for numbers in self.numbers.values()]
+
+    @property
+    def is_between(self) -> bool:
+        """Whether a column has values between its knots."""
+        return any(numbers.is_between for numbers in self.numbers.values())
 
     @property
     def n_categories(self) -> list[int]:

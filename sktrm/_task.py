@@ -90,7 +90,7 @@ class GridTask(TaskLearning):
         check_consistent_length(X, y)
         return X, y
 
-    def _check_X(self, X: Any, *, reset: bool) -> Grids:
+    def _check_X(self, X: Any, *, reset: bool, name: str = "X") -> Grids:
         """Check questions; learn or compare their number of cells and their names."""
         if reset:
             self._forget()
@@ -98,7 +98,7 @@ class GridTask(TaskLearning):
             validate_data(self, X, skip_check_array=True, reset=reset)
         # Where unknown symbols are ignored, any number may be one, but not in fit.
         ignores = self.handle_unknown == "ignore" and not reset
-        grids = as_grids(X, "X", continuous=ignores)
+        grids = as_grids(X, name, continuous=ignores)
         if isinstance(grids, np.ndarray) and grids.ndim == 2:
             validate_data(self, X, skip_check_array=True, reset=reset)
         return grids
@@ -244,7 +244,8 @@ class GridTask(TaskLearning):
         task_ids: Any = None,
     ) -> Rows:
         """Encode labelled rows; rows of weight zero are left out."""
-        inputs, labels = self._encoder.encode_X(X), self._encoder.encode_y(y)
+        inputs = self._encoder.encode_X(X, f"X{of}")
+        labels = self._encoder.encode_y(y, f"y{of}")
         inputs = self._with_tasks(inputs, task_ids, X, f"task_ids{of}")
         weights = check_weights(sample_weight, inputs, of)
         return self._on_device(inputs, labels, weights)
@@ -269,7 +270,8 @@ class GridTask(TaskLearning):
         )
         rows = self._make_rows(X, y, sample_weight, task_ids=task_ids)
         if X_val is not None:
-            X_val, y_val = self._check_X(X_val, reset=False), as_grids(y_val, "y_val")
+            X_val = self._check_X(X_val, reset=False, name="X_val")
+            y_val = as_grids(y_val, "y_val")
             check_consistent_length(X_val, y_val)
             return rows, self._make_rows(
                 X_val, y_val, sample_weight_val, "_val", task_ids_val

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from skorch import NeuralNet
-from skorch.callbacks import EpochTimer, LRScheduler, PassthroughScoring
+from skorch.callbacks import Callback, EpochTimer, LRScheduler, PassthroughScoring
 from torch import Tensor, nn
 
 from sktrm._guarding import EarlyStop, Guarding
@@ -30,6 +30,11 @@ def checked_callbacks(callbacks: Sequence[Any] | None) -> list[Any]:
     for callback in callbacks or ():
         found = callback[1] if isinstance(callback, tuple) else callback
         kind = found if isinstance(found, type) else type(found)
+        if not issubclass(kind, Callback):
+            raise ValueError(
+                f"callbacks must hold skorch callbacks, or pairs of a name and one, "
+                f"got {callback!r}."
+            )
         if issubclass(kind, LRScheduler):
             raise ValueError(
                 "callbacks must hold no LRScheduler: the learning rate follows "

@@ -1,7 +1,9 @@
 """TRMClassifier: what it learns, says and refuses."""
 
 import pickle
+import re
 import warnings
+from argparse import Namespace
 
 import numpy as np
 import pandas as pd
@@ -263,7 +265,11 @@ class TestWeights:
 def test_auto_epochs_start_so_many_rows_and_fewer_wide_ones(n_rows, n_columns, epochs):
     model = TRMClassifier()
     model.n_features_in_ = n_columns
+    model._encoder = Namespace(is_between=False)
     assert model._n_epochs(n_rows) == epochs
+    model._encoder.is_between = True
+    assert model._n_epochs(n_rows) == max(20, epochs / 2)
+    assert model.set_params(max_epochs=7)._n_epochs(n_rows) == 7
 
 
 class TestDecayOfTheWeights:
@@ -329,6 +335,83 @@ class TestSmoothNumbers:
         numbers = model.module_.embedding.numbers
         assert numbers.shares.flatten(1).any(dim=1).tolist() == [smooth, False]
         assert (numbers.line is not None) == smooth
+        assert model.smooth_numbers_ is smooth
+
+    @pytest.mark.parametrize(("sharp", "smooth"), [(False, True), (True, False)])
+    def test_auto_takes_what_rows_held_out_prefer(self, sharp, smooth, capsys):
+        random = np.random.RandomState(0)
+        X = random.uniform(-2, 2, size=(200, 3))
+        y = X[:, 0] + X[:, 1] + random.normal(size=200) > 0
+        if sharp:
+            y = X[:, 0] * 3 % 2 > 1
+        model = tiny_classifier(max_epochs=120, batch_size=200, verbose=1).fit(X, y)
+        assert model.smooth_numbers_ is smooth
+        assert model.n_iter_ == 120
+        printed = capsys.readouterr().out.splitlines()[0]
+        lines, free, error = map(float, re.findall(r"\d\.\d+", printed))
+        assert (free - lines > error) == smooth
+
+    def test_auto_asks_validation_rows_if_there_are_any(self, monkeypatch):
+        X = np.random.RandomState(0).normal(size=(150, 3))
+        y, asked = X[:, 0] > 0, []
+
+        def probe(self, rows, others, smooth):
+            asked.append((len(rows.labels), len(others.labels), smooth))
+            return np.zeros(len(others.labels))
+
+        monkeypatch.setattr(TRMClassifier, "_probe", probe)
+        tiny_classifier().fit(X, y, X_val=X[:40], y_val=y[:40])
+        tiny_classifier().fit(X, y)
+        assert asked == [
+            *((150, 40, True), (150, 40, False)),
+            *((112, 38, True), (112, 38, False)),
+        ]
+
+    @pytest.mark.parametrize(("better", "smooth"), [(0.1, False), (0.25, True)])
+    def test_auto_takes_lines_that_are_better_beyond_chance(
+        self, monkeypatch, better, smooth
+    ):
+        """Of 40 rows that spread by one the standard error is 0.16."""
+        X = np.random.RandomState(0).normal(size=(160, 3))
+
+        def probe(self, rows, others, smooth):
+            return (not smooth) * (better + (-1.0) ** np.arange(40))
+
+        monkeypatch.setattr(TRMClassifier, "_probe", probe)
+        assert tiny_classifier().fit(X, X[:, 0] > 0).smooth_numbers_ is smooth
+
+    def test_auto_tries_nothing_that_cannot_be_told(self, monkeypatch):
+        X = np.random.RandomState(0).normal(size=(300, 3))
+        y = X[:, 0] > 0
+        monkeypatch.setattr(TRMClassifier, "_probe", lambda *_: 1 / 0)
+        models = [
+            tiny_classifier().fit(X[:99], y[:99]),
+            tiny_classifier().fit(np.sign(X), y),  # codes have no lines
+            tiny_classifier().partial_fit(X, y, classes=[False, True]),
+        ]
+        assert [model.smooth_numbers_ for model in models] == [False] * 3
+        with pytest.warns(UserWarning, match="unique classes"):  # nobody to hold out
+            assert not tiny_classifier().fit(X, np.arange(300)).smooth_numbers_
+        with pytest.raises(ZeroDivisionError):
+            tiny_classifier().fit(X[:100], y[:100])
+
+    def test_auto_hides_its_probes_from_callbacks(self):
+        X = np.random.RandomState(0).normal(size=(120, 3))
+
+        class Count(Callback):
+            n_epochs = 0
+
+            def on_epoch_end(self, net, **kwargs):
+                Count.n_epochs += 1
+
+        model = tiny_classifier(max_epochs=8, callbacks=[Count()])
+        if hasattr(model, "set_callbacks"):
+            from sklearn.callback import ProgressBar
+
+            model.set_callbacks(ProgressBar())
+        model.fit(X, X[:, 0] > 0)
+        assert Count.n_epochs == len(model.history_) == model.n_iter_ == 8
+        assert model.get_params()["callbacks"] is not None
 
 
 class TestRepeatedRows:
@@ -526,6 +609,24 @@ class TestValidation:
         rows = Rows(torch.zeros(n_rows, 1), labels, torch.ones(n_rows))
         assert low < model._find_temperature(rows) < high
 
+    @pytest.mark.parametrize("scale", [1e-46, 1e39, 1e308])
+    def test_weights_count_by_their_shares(self, table, scale):
+        X, y = table
+        weights = np.where(np.arange(len(y)) % 2, 1.0, 0.5)
+        given, expected = (
+            tiny_classifier().fit(
+                *(X, y, by * weights),
+                X_val=X,
+                y_val=y,
+                sample_weight_val=by * weights,
+            )
+            for by in (scale, 1.0)
+        )
+        assert given.validation_score_ == pytest.approx(expected.validation_score_)
+        np.testing.assert_allclose(
+            given.predict_proba(X), expected.predict_proba(X), atol=1e-4
+        )
+
     def test_class_weights_count_in_validation(self, table):
         X, y = table
         weight = {"yes": 0.0, "no": 1.0, "maybe": 0.0}
@@ -635,6 +736,36 @@ class TestNames:
         assert (fitted.predict_proba(frame) == fitted.predict_proba(X)).all()
         with pytest.raises(ValueError, match=r"Column 'size' holds .*, not numbers"):
             fitted.predict(X.assign(size="large"))
+
+    @pytest.mark.parametrize("missing", [pd.NA, pd.NaT, None, np.nan])
+    def test_objects_may_be_missing(self, missing):
+        random = np.random.RandomState(0)
+        X = np.column_stack((random.normal(size=40), np.tile(["u", "v"], 20)))
+        X = X.astype(object)
+        X[:, 0] = X[:, 0].astype(float)
+        y = X[:, 0] > 0
+        expected = X.copy()
+        expected[:5, 0], expected[5:10, 1] = np.nan, np.nan
+        X[:5, 0], X[5:10, 1] = missing, missing
+        found, known = (tiny_classifier().fit(part, y) for part in (X, expected))
+        assert found.is_categorical_.tolist() == [False, True]
+        np.testing.assert_array_equal(found.predict_proba(X), known.predict_proba(X))
+
+    def test_a_list_with_strings_keeps_its_numbers(self):
+        """numpy would write them out: every column would hold categories."""
+        numbers = np.random.RandomState(0).normal(size=40).tolist()
+        X = [
+            [number, colour, 1]
+            for number, colour in zip(numbers, "uv" * 20, strict=True)
+        ]
+        X[3][0] = float("nan")
+        y = np.array(numbers) > 0
+        listed = tiny_classifier().fit(X, y)
+        array = tiny_classifier().fit(np.array(X, dtype=object), y)
+        assert listed.is_categorical_.tolist() == [False, True, False]
+        np.testing.assert_array_equal(
+            listed.predict_proba(X), array.predict_proba(np.array(X, dtype=object))
+        )
 
     def test_categories_are_finite(self, fitted, table):
         X = table[0][:3]

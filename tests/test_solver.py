@@ -348,6 +348,11 @@ class TestBadInput:
             (np.full((3, 4), 0.5), np.zeros((3, 4)), "continuous value 0.5"),
             (np.zeros((3, 4)), np.full((3, 4), 0.5), "continuous value 0.5"),
             (np.zeros(4), np.zeros(4), "Expected 2D array, got 1D array"),
+            (
+                pd.DataFrame({"a": pd.array([1, None], dtype="Int64")}),
+                np.zeros((2, 1)),
+                "Input X contains NaN",
+            ),
             (np.zeros((3, 4)), None, "requires y to be passed"),
         ],
     )
@@ -358,13 +363,35 @@ class TestBadInput:
     def test_numbers_are_no_symbols_where_unknown_ones_are_ignored(self, copies):
         X, y = copies
         solver = tiny_solver(handle_unknown="ignore")
-        with pytest.raises(ValueError, match="continuous value 0.5"):
+        with pytest.raises(ValueError, match=r"continuous value 0\.5"):
             solver.fit(np.full(X.shape, 0.5), y)
         assert solver.fit(X, y).predict(np.full(X.shape, 0.5)).shape == y.shape
 
     def test_one_row_is_enough(self):
         X = np.array([[1, 2, 3]])
         assert tiny_solver().fit(X, X).predict(X).shape == (1, 3)
+
+    def test_validation_rows_are_named(self, copies):
+        X, y = copies
+        solver = tiny_solver()
+        for name, given in (("X_val", (X + 9, y)), ("y_val", (X, y + 9))):
+            with pytest.raises(ValueError, match=f"{name} holds 9, "):
+                solver.fit(X, y, X_val=given[0], y_val=given[1])
+        with pytest.raises(ValueError, match="Input X_val contains NaN"):
+            solver.fit(X, y, X_val=np.full(X.shape, np.nan), y_val=y)
+
+    def test_symbols_may_be_the_largest_integers(self):
+        X = np.tile(np.array([2**63, 2**64 - 1, 3], dtype=np.uint64), (5, 1))
+        solver = tiny_solver().fit(X, X)
+        assert set(solver.predict(X).ravel()) <= set(X[0])
+
+    def test_a_callback_that_is_none_is_named(self, copies):
+        with pytest.raises(ValueError, match=r"skorch callbacks.* got 'early'"):
+            tiny_solver(callbacks=["early"]).fit(*copies)
+
+    def test_a_very_narrow_swiglu_has_some_width(self, copies):
+        X, y = copies
+        assert tiny_solver(expansion=1e-3).fit(X, y).predict(X).shape == y.shape
 
     def test_unknown_symbols_are_named(self, trained, copies):
         X = copies[0].copy()

@@ -2,12 +2,13 @@
 
 import copy
 import math
+import pickle
 from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_solver
+from conftest import tiny_classifier, tiny_solver
 from sklearn.exceptions import ConvergenceWarning
 from skorch.callbacks import Callback, EarlyStopping
 
@@ -361,6 +362,22 @@ def test_global_generators_are_neither_read_nor_moved(copies):
         rtol=0,
         atol=0,
     )
+
+
+@pytest.mark.parametrize("make", [tiny_solver, tiny_classifier])
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "bfloat16")])
+def test_weights_keep_the_precision_they_were_trained_in(make, dtypes, copies):
+    """Whatever ``dtype`` says later: float64 is of a fit, as the loss is."""
+    X, y = copies
+    y = y if make is tiny_solver else y[:, 0]
+    model = make(dtype=dtypes[0], warm_start=True).fit(X, y)
+    before = model.predict_proba(X)
+    model.set_params(dtype=dtypes[1])
+    np.testing.assert_array_equal(model.predict_proba(X), before)
+    for again in (model, pickle.loads(pickle.dumps(model))):
+        again.fit(X, y).partial_fit(X, y)
+        kept = {p.dtype for p in again.module_.parameters()}
+        assert kept == {getattr(torch, dtypes[0])}
 
 
 def test_weights_of_rows_count(copies):

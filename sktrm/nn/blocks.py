@@ -48,7 +48,7 @@ def rms_norm(h: Tensor) -> Tensor:
 
 def swiglu_width(size: int, expansion: float, multiple: int = 256) -> int:
     """Inner width of a SwiGLU: two thirds of the expansion, up to a ``multiple``."""
-    return math.ceil(round(expansion * size * 2 / 3) / multiple) * multiple
+    return max(1, math.ceil(round(expansion * size * 2 / 3) / multiple)) * multiple
 
 
 class Weighted(nn.Module):
