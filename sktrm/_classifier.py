@@ -39,7 +39,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         as change smoothly, not for sharp intervals in few rows. Columns with a knot at
         each value have none. "auto" tries both on three quarters of the rows, each for
         a quarter of the epochs, and takes lines if their log loss on the others, or
-        ``X_val``, is less by a standard error; never for fewer than 100 rows.
+        ``X_val``, is less; never for fewer than 100 rows.
     min_frequency : int, default=2
         Categories that weigh less than so many rows share one embedding, which is also
         that of categories first met at prediction. A row weighs its ``sample_weight``;

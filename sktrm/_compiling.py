@@ -15,7 +15,8 @@ from sktrm.nn import TinyRecursionModel
 # Numbers in the state of a 9x9 Sudoku in the equivariant network of width 32: the
 # unit for other rows.
 _SUDOKU = 81 * 9 * 32
-# To be saved by compiling, which takes up to a minute once and then nothing.
+# To be saved by compiling, which takes one to two minutes once and then, from torch's
+# cache, some ten seconds: not worth the wait for less.
 _SECONDS_WORTH_COMPILING = 30.0
 # Sudokus to start for each row in flight, with a network twice as fast when compiled.
 _SUDOKUS_A_SLOT_WORTH_COMPILING = 300

@@ -69,8 +69,9 @@ def save_pretrained(
 
     The file holds the weights that predict and, as JSON, parameters, symbols and sizes:
     no code, unlike a pickle. Training can go on with a loaded solver, but starts anew
-    from the weights that predict. ``callbacks``, ``device``, ``random_state``,
-    ``verbose`` and ``warm_start`` are not stored.
+    from the weights that predict. ``callbacks``, ``device``,
+    ``gradient_checkpointing``, ``random_state``, ``verbose`` and ``warm_start`` are not
+    stored.
 
     Parameters
     ----------

@@ -24,8 +24,8 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     symbols : "interchangeable", sequence of symbols or None, default=None
         Symbols that could be exchanged for each other without changing the task: the
         digits of a Sudoku, the colours of an ARC task but the background. The network
-        is then exactly equivariant under their permutation: it keeps one state per cell
-        and symbol, and treats all symbols alike. So it cannot tell apart two symbols
+        is then equivariant under their permutation, up to rounding: it keeps one state
+        per cell and symbol, and treats all symbols alike. So it cannot tell apart two symbols
         that a question does not hold. "interchangeable" takes all symbols of ``y``;
         None makes the paper's form of network.
     hidden_size : int or "auto", default="auto"
@@ -49,9 +49,9 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         have, whose cells are often more than there are rows to learn from. Grids must
         then be given as such, (n, H, W), not as rows of their cells.
     positions : {"rope", "learned", "none"}, default="rope"
-        Positions for attention. Token mixing knows positions by itself; with it,
-        "learned" still adds embeddings and "rope" does nothing. So it is with
-        convolution, which "learned" would tell one place from another.
+        Positions for attention. Token mixing knows positions by itself, convolution
+        needs none: with them "rope" does nothing, and "learned" still adds embeddings,
+        by which a convolution would tell one place from another.
     n_prefix_tokens : int, default=0
         Learned tokens before the grid: scratch space, from the first of which the
         halting head reads.
@@ -89,8 +89,8 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         Norm to which the gradient is clipped; None does not clip.
     ema_decay : float, default=0.999
         Decay, per optimiser step, of the moving average of the weights that predicts;
-        0 predicts with the last weights. The average starts faster and reaches this
-        decay after 9,000 steps.
+        0 predicts with the last weights. The average starts faster: 0.999 is reached
+        after 9,000 steps.
     max_epochs : int, default=30
         Passes over the data. An epoch starts every row exactly once.
     max_time : float or None, default=None
@@ -101,9 +101,9 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         Rows in flight in training, rows at a time in prediction (more on CUDA).
     n_rollouts : int or "auto", default="auto"
         Tries for each row at prediction at most: the first that halts gives the answer,
-        or else the most confident. "auto" is 4 with ``symbols``, where rows may halt
-        and there is no vote and one view, and 1 otherwise. Rows that halt in their
-        first try take no longer; validation during training makes one try.
+        or else the most confident. "auto" is 4 with ``symbols``, unless a vote or
+        several views are asked for or no row may halt, and 1 otherwise. Rows that halt
+        in their first try take no longer; validation in training makes one try.
     rollout_noise : float, default=1.0
         Deviation of the normal numbers added to the initial states y and z of every
         try but the first.
@@ -152,7 +152,7 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         A validation score is better if it is higher by more than this. Exact match
         decides; cell accuracy breaks ties.
     warm_start : bool, default=False
-        Let ``fit`` go on with the model of the last ``fit`` instead of a new one.
+        Let ``fit`` go on with the model of the last one, for ``max_epochs`` more.
         Parameters that were changed in between count if they are about the course of
         training (``lr``, its schedule and warm-up, ``max_grad_norm``, ``max_epochs``,
         ``max_time``, ``verbose``), early stopping, prediction, ``compile`` or
@@ -161,11 +161,12 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     device : str, default="auto"
         A torch device; "auto" takes CUDA if there is one, else the CPU.
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
-        Working precision. Weights are float32 (float64 with "float64"). "auto" takes
-        bfloat16 where the machine multiplies matrices faster with it, else float32.
+        Working precision. Weights are float32, or float64 if ``fit`` had that. "auto"
+        takes bfloat16 where the machine, timed once, multiplies matrices faster so.
+        Name one for numbers that no machine and no process changes.
     compile : bool or "auto", default="auto"
         Train a network compiled with :func:`torch.compile`, which needs a C++ compiler
-        or, on CUDA, triton and takes up to a minute and a half at first. "auto" does
+        or, on CUDA, triton and takes one to two minutes at first. "auto" does
         so where it saves more than it takes, in long trainings; on a CPU not with
         attention. Where half is saved, on CUDA and with ``symbols``, long predictions
         follow. :meth:`partial_fit` compiles nothing.

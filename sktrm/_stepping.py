@@ -16,8 +16,8 @@ from sktrm.nn import TinyRecursionModel
 
 # Steps at prediction for each in training: hard rows need them, others halt.
 _DEEPER = 8
-# Numbers in the states of rows predicted together on CUDA, at least: those of 256 rows
-# or so of the paper's Sudoku.
+# Numbers in the states of rows predicted together on CUDA, at least: those of 337
+# of the paper's Sudokus.
 _LEAST_ON_CUDA = 2**24
 
 

@@ -192,19 +192,12 @@ class TableTask(BaseTRM):
             kept, others = probe._choose_held_out(n_rows, rows.labels)
             rows, held_out = rows.take(kept), rows.take(others)
         smooth, free = (probe._probe(rows, held_out, way) for way in (True, False))
-        shares = held_out.weights * self._class_weight[held_out.labels]
-        shares = shares / shares.sum()
-        gain = shares @ (free - smooth)
-        error = math.sqrt(shares**2 @ (free - smooth - gain) ** 2)
         if self.verbose:
-            print(
-                f"log loss held out: {shares @ smooth:.4f} with smooth numbers, "
-                f"{shares @ free:.4f} without; standard error of the gain {error:.4f}"
-            )
-        return bool(gain > error)
+            print(f"log loss held out: {smooth:.4f} with smooth numbers, {free:.4f}")
+        return smooth < free
 
-    def _probe(self, rows: "Labelled", held_out: "Labelled", smooth: bool) -> Any:
-        """Train for a share of the epochs; return the log losses of ``held_out``."""
+    def _probe(self, rows: "Labelled", held_out: "Labelled", smooth: bool) -> float:
+        """Train for a share of the epochs; return the log loss of ``held_out``."""
         probe = without_callbacks(self)
         probe._learn_columns(rows, smooth)
         n_epochs = math.ceil(_PROBE_EPOCHS * self._most_epochs(len(rows.labels)))
@@ -213,7 +206,9 @@ class TableTask(BaseTRM):
         probe._fit_rows(rows, None, n_epochs, None, None, None)
         inputs = probe._encode(held_out.table)
         log_proba = probe._solve(inputs, probe._read, None).answers
-        return -np.take_along_axis(log_proba, held_out.labels[:, None], axis=1)[:, 0]
+        right = np.take_along_axis(log_proba, held_out.labels[:, None], axis=1)[:, 0]
+        weights = held_out.weights * self._class_weight[held_out.labels]
+        return float(-np.average(right, weights=weights))
 
     def _begin_training(self, rows: "Labelled") -> None:
         """Choose the decay and build model and net."""

@@ -348,8 +348,8 @@ class TestSmoothNumbers:
         assert model.smooth_numbers_ is smooth
         assert model.n_iter_ == 120
         printed = capsys.readouterr().out.splitlines()[0]
-        lines, free, error = map(float, re.findall(r"\d\.\d+", printed))
-        assert (free - lines > error) == smooth
+        lines, free = map(float, re.findall(r"\d\.\d+", printed))
+        assert (lines < free) == smooth
 
     def test_auto_asks_validation_rows_if_there_are_any(self, monkeypatch):
         X = np.random.RandomState(0).normal(size=(150, 3))
@@ -357,7 +357,7 @@ class TestSmoothNumbers:
 
         def probe(self, rows, others, smooth):
             asked.append((len(rows.labels), len(others.labels), smooth))
-            return np.zeros(len(others.labels))
+            return 1.0
 
         monkeypatch.setattr(TRMClassifier, "_probe", probe)
         tiny_classifier().fit(X, y, X_val=X[:40], y_val=y[:40])
@@ -366,19 +366,6 @@ class TestSmoothNumbers:
             *((150, 40, True), (150, 40, False)),
             *((112, 38, True), (112, 38, False)),
         ]
-
-    @pytest.mark.parametrize(("better", "smooth"), [(0.1, False), (0.25, True)])
-    def test_auto_takes_lines_that_are_better_beyond_chance(
-        self, monkeypatch, better, smooth
-    ):
-        """Of 40 rows that spread by one the standard error is 0.16."""
-        X = np.random.RandomState(0).normal(size=(160, 3))
-
-        def probe(self, rows, others, smooth):
-            return (not smooth) * (better + (-1.0) ** np.arange(40))
-
-        monkeypatch.setattr(TRMClassifier, "_probe", probe)
-        assert tiny_classifier().fit(X, X[:, 0] > 0).smooth_numbers_ is smooth
 
     def test_auto_tries_nothing_that_cannot_be_told(self, monkeypatch):
         X = np.random.RandomState(0).normal(size=(300, 3))

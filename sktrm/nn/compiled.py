@@ -82,7 +82,7 @@ class CompiledSteps:
         """Compile training steps on batches of the size of ``inputs``.
 
         For the present T, or for each of ``depths``. Batches of another size go on as
-        they are. Takes half a minute for the first model of a size and depth. Warns and
+        they are. Takes a minute for the first model of a size and depth. Warns and
         changes nothing where torch cannot compile.
         """
         depth = self.n_deep_recursions

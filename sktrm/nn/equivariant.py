@@ -312,10 +312,34 @@ def build_equivariant(
     n_deep_recursions: int = 3,
     generator: torch.Generator | None = None,
 ) -> TinyRecursionModel:
-    """Build a model that is equivariant under permutations of ``symbols`` (tokens).
+    """Build a model that is equivariant under permutations of some tokens.
 
-    ``grid`` is the shape of which the ``length`` cells are, for ``"convolution"``; else
-    they are a sequence.
+    Parameters
+    ----------
+    n_tokens : int
+        Values of a cell.
+    symbols : sequence of int
+        Tokens that are interchangeable.
+    length : int
+        Cells of a row.
+    hidden_size, n_layers, n_heads, expansion, mixer, positions : optional
+        Of the network, as in :class:`sktrm.TRMSolver`, where "auto" is no mixer.
+    grid : sequence of int, default=None
+        Shape of which the cells are, for ``mixer="convolution"``; None: a sequence.
+    n_latent_recursions, n_deep_recursions : int, default=6, 3
+        ``n`` and ``T`` of arXiv:2510.04871.
+    generator : torch.Generator, default=None
+        Draws all weights; None: torch's global one does.
+
+    Returns
+    -------
+    model : TinyRecursionModel
+        Its answer logits are (batch, length, n_tokens).
+
+    Raises
+    ------
+    ValueError
+        If sizes do not fit together, or there is no such mixer or positions.
     """
     check_sizes(hidden_size, n_heads, mixer, positions, mixers=EQUIVARIANT_MIXERS)
     if hidden_size % n_heads:

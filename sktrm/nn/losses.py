@@ -47,11 +47,34 @@ def answer_loss(
     loss: str = "stablemax",
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Mean cross-entropy of the scored cells of each row, (batch,) in ``dtype``.
+    """Mean cross-entropy of the scored cells of each row.
 
-    ``answer_logits`` is (batch, length, n_tokens), ``labels`` (batch, length) with
-    ``IGNORE_LABEL`` in cells that are not scored. Without ``dtype`` it is computed in
-    float64 on a CPU and in float32 elsewhere, unless the logits are float64.
+    Parameters
+    ----------
+    answer_logits : Tensor of shape (batch, length, n_tokens)
+        Logits of the answer head.
+    labels : Tensor of shape (batch, length)
+        Right tokens; ``IGNORE_LABEL`` in cells that are not scored.
+    loss : {"stablemax", "softmax"}, default="stablemax"
+        How logits become probabilities: [1]_, equation 5, or softmax.
+    dtype : torch.dtype, default=None
+        To compute in; None is float64 on a CPU and float32 elsewhere, unless the
+        logits are float64.
+
+    Returns
+    -------
+    losses : Tensor of shape (batch,)
+        In ``dtype``; 0 for rows without a scored cell.
+
+    Raises
+    ------
+    ValueError
+        If there is no such loss.
+
+    References
+    ----------
+    .. [1] L. Prieto et al., "Grokking at the Edge of Numerical Stability",
+       arXiv:2501.04697, 2025.
     """
     scored = labels != IGNORE_LABEL
     if dtype is None:

@@ -192,9 +192,39 @@ class TinyRecursionModel(CompiledSteps, nn.Module):
         dtype: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> "TinyRecursionModel":
-        """Build the paper's form of model for ``length`` cells of ``n_tokens`` values.
+        """Build the paper's form of model.
 
-        ``generator`` draws all initial weights; without it, torch's global one does.
+        Parameters
+        ----------
+        n_tokens : int
+            Values of a cell.
+        length : int
+            Cells of a row.
+        hidden_size, n_layers, n_heads, expansion, mixer, positions : optional
+            Of the network, as in :class:`sktrm.TRMSolver`, where "auto" is no mixer;
+            by default the paper's.
+        n_prefix_tokens : int, default=0
+            Learned tokens before the cells.
+        task_size, n_tasks : int, default=0, 0
+            Width and number of the vectors of tasks, which the prefix holds.
+        n_latent_recursions, n_deep_recursions : int, default=6, 3
+            ``n`` and ``T`` of arXiv:2510.04871.
+        embedding_class : type, default=Embedding
+            What makes x of a row.
+        dtype : torch.dtype, default=None
+            To work in; None: that of the weights.
+        generator : torch.Generator, default=None
+            Draws all weights; None: torch's global one does.
+
+        Returns
+        -------
+        model : TinyRecursionModel
+            Its answer logits are (batch, length, n_tokens).
+
+        Raises
+        ------
+        ValueError
+            If sizes do not fit together, or there is no such mixer or positions.
         """
         check_sizes(hidden_size, n_heads, mixer, positions)
         if task_size > n_prefix_tokens * hidden_size:

@@ -165,7 +165,37 @@ def build_table_model(
     n_deep_recursions: int = 3,
     generator: torch.Generator | None = None,
 ) -> TinyRecursionModel:
-    """Build a model for numbers in bins of ``shares`` and codes of ``n_categories``."""
+    """Build a model of tables: a token for each column, and one for the answer.
+
+    Its inputs are rows (batch, n_columns): of numbers positions among their knots, then
+    of categories codes; NaN and negative codes are what is missing and unknown.
+
+    Parameters
+    ----------
+    shares : sequence of sequences of float
+        For each column of numbers, what part of its range each bin between two knots
+        takes; zeros where bins move alone.
+    bend : float
+        How much a bin bends the line of a column whose shares are not zero, in units
+        of what it moves alone.
+    n_categories : sequence of int
+        Codes of each column of categories.
+    n_classes : int
+        Labels.
+    hidden_size : int
+        Width of the network.
+    n_layers, n_heads, expansion, mixer : optional
+        Of the network, as in :class:`sktrm.TRMClassifier`, where "auto" is no mixer.
+    n_latent_recursions, n_deep_recursions : int, default=6, 3
+        ``n`` and ``T`` of arXiv:2510.04871.
+    generator : torch.Generator, default=None
+        Draws all weights; None: torch's global one does.
+
+    Returns
+    -------
+    model : TinyRecursionModel
+        Its answer logits are (batch, 1, n_classes).
+    """
     embedding = TableEmbedding(
         shares, n_categories, hidden_size, bend=bend, generator=generator
     )

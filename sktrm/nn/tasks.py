@@ -86,9 +86,21 @@ class TaskEmbedding(Embedding):
 def build_task_model(
     *, n_tasks: int, n_views: int, n_prefix_tokens: int, **sizes: Any
 ) -> TinyRecursionModel:
-    """Build the paper's form of model with a vector for each of ``n_tasks`` and view.
+    """Build the paper's form of model with a vector for each task and view.
 
-    ``sizes`` are those of ``TinyRecursionModel.build``.
+    Parameters
+    ----------
+    n_tasks, n_views : int
+        The table has a row for each view of each task.
+    n_prefix_tokens : int
+        Tokens before the grid, the first of which holds the task's vector.
+    **sizes : optional
+        Those of :meth:`TinyRecursionModel.build`, ``hidden_size`` among them.
+
+    Returns
+    -------
+    model : TinyRecursionModel
+        A row of its inputs starts with the row of its task in the table.
     """
     model = TinyRecursionModel.build(
         n_tasks=n_tasks * n_views,
