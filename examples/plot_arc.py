@@ -71,7 +71,8 @@ print(f"with wrong ids: {solver.score(X_test, y_test, task_ids=wrong_ids):.2f}")
 # %%
 # A submission
 # ------------
-# The contest takes two attempts at each test: here the two answers most of four tries agree on.
+# The contest takes two attempts at each test: here the two answers that most of four
+# tries give.
 
 submission = arc_submission(solver, X_test, test_ids, n_rollouts=4)
 solutions = {task: y_test[test_ids == task].tolist() for task in TASKS}

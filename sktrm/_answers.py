@@ -349,7 +349,8 @@ class GridAnswers(Choosing):
             The task of each row; needed if ``fit`` had them.
         max_steps, n_rollouts, augment_votes : optional
             How long and how often to try, as in :meth:`solve`; but where the solver's
-            ``n_rollouts`` is "auto", each row has ``k`` tries at least.
+            ``n_rollouts`` is "auto" and there is ``rollout_noise``, each row has ``k``
+            tries at least.
 
         Returns
         -------

@@ -10,6 +10,7 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call
 
 from sktrm._slots import Rows
 from sktrm._table_answers import TableAnswers
+from sktrm._table_probes import choose_smooth
 from sktrm._table_task import Labelled, TableTask
 
 _MANY_ROWS = 10_000  # with more of them early_stopping="auto" holds rows out
@@ -37,9 +38,10 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     smooth_numbers : bool or "auto", default="auto"
         Let knots start on a line, which training bends slowly: for noisy labels or such
         as change smoothly, not for sharp intervals in few rows. Columns with a knot at
-        each value have none. "auto" tries both on three quarters of the rows, each for
-        a quarter of the epochs, and takes lines if their log loss on the others, or
-        ``X_val``, is less; never for fewer than 100 rows.
+        each value have none. "auto" first trains both on three quarters of the rows, in
+        three quarters of the time of the fit at most, and takes lines if their log loss
+        on the others is less, or on 25 or more rows of ``X_val`` or early stopping;
+        never for fewer than 100 rows or in :meth:`partial_fit`.
     min_frequency : int, default=2
         Categories that weigh less than so many rows share one embedding, which is also
         that of categories first met at prediction. A row weighs its ``sample_weight``;
@@ -99,7 +101,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     max_time : float or None, default=None
         Seconds after which training ends, before ``max_epochs`` if need be; the
         learning rate's schedule then follows the time. What is learned depends on the
-        machine's speed. ``smooth_numbers="auto"`` takes a quarter of it before.
+        machine's speed. ``smooth_numbers="auto"`` comes before: a quarter of it more.
     batch_size : int, default=128
         Rows in flight in training. If no more are given to ``fit``, every optimiser
         step sees all rows that have not halted. In smaller batches a row counts for one
@@ -152,7 +154,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         Seeds weights, order of rows, exploration and rows held out; no global generator
         is read or moved.
     verbose : int, default=0
-        1 prints a line for each epoch.
+        1 prints what ``smooth_numbers="auto"`` found, and a line for each epoch.
 
     Attributes
     ----------
@@ -327,7 +329,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         ValueError
             If a parameter or the data are not as described; the message says which.
         KeyboardInterrupt
-            If training is interrupted. The classifier keeps its last good weights.
+            If training is interrupted. The classifier keeps its last good weights, if
+            it has come to train any after ``smooth_numbers="auto"``.
 
         Warns
         -----
@@ -347,7 +350,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         )
         n_rows = len(rows.labels)
         if not goes_on:
-            self.smooth_numbers_ = self._choose_smooth(rows, held_out)
+            self.smooth_numbers_ = choose_smooth(self, rows, held_out)
             self._learn_columns(rows, self.smooth_numbers_)
             self._begin_training(rows)
         self._fit_rows(rows, held_out, self._n_epochs(n_rows), X, y, sample_weight)
@@ -394,7 +397,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
             self._class_weight = self._weigh_classes(y, weights)
         rows = self._label(table, y, weights)
         if not goes_on:
-            self.smooth_numbers_ = self.smooth_numbers is True
+            chosen = self.smooth_numbers
+            self.smooth_numbers_ = chosen != "auto" and bool(chosen)
             self._learn_columns(rows, self.smooth_numbers_)
             self._decay = self._choose_decay(math.inf)
             self._start_training(self._space(), self.batch_size)

@@ -35,7 +35,7 @@ def as_grids(values: Any, name: str, *, continuous: bool = False) -> Grids:
     numbers with a fraction are symbols only if ``continuous`` says so.
     """
     if hasattr(values, "to_numpy"):
-        values = na_as_nan(values.to_numpy())
+        values = values.to_numpy()
     nested = isinstance(values, np.ndarray) and _holds_arrays(values)
     if isinstance(values, list | tuple) or nested:
         shapes = [_shape(row, i, name) for i, row in enumerate(values)]
@@ -80,6 +80,8 @@ def _checked(
     values: Any, name: str, continuous: bool, ensure_2d: bool = True
 ) -> np.ndarray:
     """Check one array: finite, not empty, whole numbers or other symbols."""
+    if isinstance(values, list | tuple | np.ndarray):
+        values = na_as_nan(np.asarray(values))
     array: np.ndarray = check_array(
         values, dtype=None, allow_nd=True, ensure_2d=ensure_2d, input_name=name
     )
@@ -191,9 +193,10 @@ def _dtype_for(dtype: np.dtype, symbols: Sequence[Hashable]) -> np.dtype:
     """Return ``dtype`` if it holds ``symbols``, too; else a wider one, or object."""
     if dtype.kind == "O":
         return dtype
-    values = np.asarray(symbols)
-    if (values.dtype.kind in "biuf") != (dtype.kind in "biuf"):
+    kinds = {np.asarray(symbol).dtype.kind in "biuf" for symbol in symbols}
+    if kinds != {dtype.kind in "biuf"}:
         return np.dtype(object)
+    values = np.asarray(symbols)
     if (values.astype(dtype) == values).all():
         return dtype
     return np.result_type(dtype, values)
@@ -303,14 +306,14 @@ class GridEncoder:
         """Return tokens (n, length); messages call the questions ``name``."""
         if self.x_shape is not None:
             self._check_shape(X, self.x_shape, name)
-        return self._place(X, name, self.x_canvas, self.handle_unknown, PAD)
+        return self._place(X, name, self.x_canvas, PAD, is_answer=False)
 
     def encode_y(self, y: Grids, name: str = "y") -> np.ndarray:
         """Return labels (n, length); cells that are not scored hold IGNORE_LABEL."""
         if self.y_shape is not None:
             self._check_shape(y, self.y_shape, name)
         outside = PAD if self.predicts_size else IGNORE_LABEL
-        return self._place(y, name, self.y_canvas, "error", outside)
+        return self._place(y, name, self.y_canvas, outside, is_answer=True)
 
     def _check_shape(self, grids: Grids, shape: tuple[int, ...], name: str) -> None:
         for i, grid in enumerate(grids):
@@ -323,11 +326,17 @@ class GridEncoder:
                 return
 
     def _place(
-        self, grids: Grids, name: str, canvas: tuple[int, ...], unknown: str, fill: int
+        self,
+        grids: Grids,
+        name: str,
+        canvas: tuple[int, ...],
+        fill: int,
+        *,
+        is_answer: bool,
     ) -> np.ndarray:
         """Put the tokens of every grid on its canvas, and flatten."""
         n, cells = len(grids), math.prod(canvas)
-        beyond = PAD if name == "X" else IGNORE_LABEL
+        beyond = IGNORE_LABEL if is_answer else PAD
         rows = np.full((n, self.length), beyond, dtype=self.vocabulary.dtype)
         placed = np.full((n, *canvas), fill, dtype=self.vocabulary.dtype)
         if isinstance(grids, np.ndarray):
@@ -335,12 +344,12 @@ class GridEncoder:
             self._check_fits(grids.shape[1:], canvas, f"Every row of {name}")
             inside = tuple(slice(size) for size in grids.shape[1:])
             for part in _chunks(grids):
-                placed[part, *inside] = self._tokens(grids[part], name, unknown)
+                placed[part, *inside] = self._tokens(grids[part], name, is_answer)
         else:
             for i, grid in enumerate(grids):
                 self._check_fits(grid.shape, canvas, f"Row {i} of {name}")
                 height, width = grid.shape
-                placed[i, :height, :width] = self._tokens(grid, name, unknown)
+                placed[i, :height, :width] = self._tokens(grid, name, is_answer)
         rows[:, :cells] = placed.reshape(n, cells)
         return rows
 
@@ -357,8 +366,9 @@ class GridEncoder:
                 f"{what} has shape {shape}, but {known} is {canvas}.{remedy}"
             )
 
-    def _tokens(self, values: np.ndarray, name: str, unknown: str) -> np.ndarray:
-        if name == "X" or self.ignore_value is None:
+    def _tokens(self, values: np.ndarray, name: str, is_answer: bool) -> np.ndarray:
+        unknown = "error" if is_answer else self.handle_unknown
+        if not is_answer or self.ignore_value is None:
             return self.vocabulary.encode(values, name, unknown)
         tokens = np.full(values.shape, IGNORE_LABEL, dtype=self.vocabulary.dtype)
         scored = values != self.ignore_value

@@ -24,9 +24,9 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
     symbols : "interchangeable", sequence of symbols or None, default=None
         Symbols that could be exchanged for each other without changing the task: the
         digits of a Sudoku, the colours of an ARC task but the background. The network
-        is then equivariant under their permutation, up to rounding: it keeps one state
-        per cell and symbol, and treats all symbols alike. So it cannot tell apart two symbols
-        that a question does not hold. "interchangeable" takes all symbols of ``y``;
+        is then equivariant under their permutation, up to rounding: it keeps a state of
+        each cell and symbol and treats symbols alike. So it cannot tell apart two that
+        a question does not hold. "interchangeable" takes all symbols of ``y``;
         None makes the paper's form of network.
     hidden_size : int or "auto", default="auto"
         Width of the network, the length of the vectors x, y and z of a cell. "auto"
@@ -156,8 +156,7 @@ class TRMSolver(FromRecipe, GridAnswers, ClassifierMixin, GridTask):
         Parameters that were changed in between count if they are about the course of
         training (``lr``, its schedule and warm-up, ``max_grad_norm``, ``max_epochs``,
         ``max_time``, ``verbose``), early stopping, prediction, ``compile`` or
-        ``gradient_checkpointing``. Those of data, network, loss, optimiser and
-        ``callbacks`` stay the first's.
+        ``gradient_checkpointing``; the others stay those of the first ``fit``.
     device : str, default="auto"
         A torch device; "auto" takes CUDA if there is one, else the CPU.
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"

@@ -79,7 +79,10 @@ class TableAnswers:
         log_proba : ndarray of shape (n, n_classes)
             Logarithms of the probabilities, in the order of ``classes_``.
         """
-        rows = self._questions(X)
+        return self._log_proba(self._questions(X))
+
+    def _log_proba(self, rows: np.ndarray) -> np.ndarray:
+        """Return the logarithms of the probabilities of encoded rows."""
         return self._temper(self._solve(rows, self._read, None).answers)
 
     def predict_confidence(self, X: Any) -> np.ndarray:

@@ -17,7 +17,6 @@ from sktrm._base import (
     check_weights,
     check_y_is_given,
 )
-from sktrm._progress import without_callbacks
 from sktrm._slots import Rows, Slots
 from sktrm._tables import Table, TableEncoder, as_counts, is_missing
 from sktrm._training import DeepSupervisionNet
@@ -30,10 +29,6 @@ _ROWS_STARTED = 120_000  # by max_epochs="auto", over all epochs
 _COLUMNS = 24  # of more, so many fewer rows: a step takes as long as a row is wide
 _EPOCHS = (20, 400)  # its limits
 _BETWEEN = 0.5  # of them with values between knots, whose noise is learned by heart
-# smooth_numbers="auto" tries both on rows held out, with a share of the passes.
-_PROBE = {"validation_fraction": 0.25, "callbacks": None, "compile": False}
-_PROBE_EPOCHS = 0.25
-_PROBED_ROWS = 100  # of fewer too few are held out to tell
 _ROWS_DECAYED_BY_ONE = 450  # weight_decay="auto" is 1 for so many
 _DECAY = (0.5, 3.0)  # its limits
 # How much a bin bends the line of a column at first with smooth_numbers and, since the
@@ -76,9 +71,6 @@ class TableTask(BaseTRM):
     _check_X: Any
     _check_X_val: Any
     _encode: Any
-    _fit_rows: Any
-    _read: Any
-    _solve: Any
     _decay: float
 
     def _split(
@@ -151,15 +143,13 @@ class TableTask(BaseTRM):
 
     def _n_epochs(self, n_rows: int) -> int:
         """Return ``max_epochs``, or what stands for "auto"."""
-        most = self._most_epochs(n_rows)
-        if isinstance(self.max_epochs, str) and self._encoder.is_between:
-            return max(_EPOCHS[0], round(_BETWEEN * most))
-        return most
-
-    def _most_epochs(self, n_rows: int) -> int:
-        """Return ``max_epochs``, or what "auto" is where each value has a knot."""
         if not isinstance(self.max_epochs, str):
             return int(self.max_epochs)
+        share = _BETWEEN if self._encoder.is_between else 1.0
+        return max(_EPOCHS[0], round(share * self._auto_epochs(n_rows)))
+
+    def _auto_epochs(self, n_rows: int) -> int:
+        """Return what ``max_epochs="auto"`` is where each value has a knot."""
         started = _ROWS_STARTED * min(1.0, _COLUMNS / self.n_features_in_)
         return int(np.clip(round(started / n_rows), *_EPOCHS))
 
@@ -173,42 +163,6 @@ class TableTask(BaseTRM):
         """Wrap ``model`` in a skorch net, with the decay that was chosen."""
         net = super()._make_net(model, slots)
         return net.set_params(optimizer__weight_decay=self._decay)
-
-    def _choose_smooth(self, rows: "Labelled", held_out: "Labelled | None") -> bool:
-        """Return ``smooth_numbers``, or what stands for "auto"."""
-        if self.smooth_numbers != "auto":
-            return bool(self.smooth_numbers)
-        self._learn_columns(rows, smooth=True)
-        n_rows = len(rows.labels)
-        enough = min(n_rows, rows.n_counted) >= _PROBED_ROWS
-        if not enough or np.bincount(rows.labels).max() < 2:
-            return False
-        if not self._encoder.is_between:
-            return False
-        probe = without_callbacks(self).set_params(**_PROBE)
-        if self.max_time is not None:
-            probe.max_time = _PROBE_EPOCHS * self.max_time / 2
-        if held_out is None:
-            kept, others = probe._choose_held_out(n_rows, rows.labels)
-            rows, held_out = rows.take(kept), rows.take(others)
-        smooth, free = (probe._probe(rows, held_out, way) for way in (True, False))
-        if self.verbose:
-            print(f"log loss held out: {smooth:.4f} with smooth numbers, {free:.4f}")
-        return smooth < free
-
-    def _probe(self, rows: "Labelled", held_out: "Labelled", smooth: bool) -> float:
-        """Train for a share of the epochs; return the log loss of ``held_out``."""
-        probe = without_callbacks(self)
-        probe._learn_columns(rows, smooth)
-        n_epochs = math.ceil(_PROBE_EPOCHS * self._most_epochs(len(rows.labels)))
-        probe.set_params(verbose=0)
-        probe._begin_training(rows)
-        probe._fit_rows(rows, None, n_epochs, None, None, None)
-        inputs = probe._encode(held_out.table)
-        log_proba = probe._solve(inputs, probe._read, None).answers
-        right = np.take_along_axis(log_proba, held_out.labels[:, None], axis=1)[:, 0]
-        weights = held_out.weights * self._class_weight[held_out.labels]
-        return float(-np.average(right, weights=weights))
 
     def _begin_training(self, rows: "Labelled") -> None:
         """Choose the decay and build model and net."""

@@ -261,11 +261,12 @@ class Numbers:
         knots = self.knots
         if np.abs(knots).max() > 1:
             values, knots = values / 4, knots / 4  # what floats span is a float then
+        values = np.clip(values, knots[0], knots[-1])
         left = np.searchsorted(knots, values, side="right") - 1
         left = np.clip(left, 0, len(knots) - 2)
         # A slope, as np.interp takes it, is infinite between the smallest floats.
         parts = (values - knots[left]) / np.diff(knots)[left]
-        return left + np.clip(parts, 0, 1)
+        return left + parts
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """Return positions (n,); NaN stays if ``fit`` saw any, else is the median."""

@@ -12,11 +12,11 @@ import torch
 from conftest import TINY, tiny_classifier
 from scipy.special import log_softmax
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import log_loss
 from skorch.callbacks import Callback
 
-from sktrm import TRMClassifier, _classifier
+from sktrm import TRMClassifier, _classifier, _table_probes
 from sktrm._inference import Solution
 from sktrm._slots import Rows
 from sktrm._tables import UNKNOWN
@@ -343,62 +343,117 @@ class TestSmoothNumbers:
         X = random.uniform(-2, 2, size=(200, 3))
         y = X[:, 0] + X[:, 1] + random.normal(size=200) > 0
         if sharp:
-            y = X[:, 0] * 3 % 2 > 1
-        model = tiny_classifier(max_epochs=120, batch_size=200, verbose=1).fit(X, y)
+            y = X[:, 0] % 1 < 0.5
+        model = tiny_classifier(max_epochs=120, batch_size=50, verbose=1).fit(X, y)
         assert model.smooth_numbers_ is smooth
         assert model.n_iter_ == 120
         printed = capsys.readouterr().out.splitlines()[0]
         lines, free = map(float, re.findall(r"\d\.\d+", printed))
+        assert printed.startswith("log loss of 50 rows held out after 60 epochs")
         assert (lines < free) == smooth
 
-    def test_auto_asks_validation_rows_if_there_are_any(self, monkeypatch):
+    @pytest.mark.parametrize(
+        ("n_val", "sizes"), [(None, (112, 38)), (24, (112, 38)), (25, (150, 25))]
+    )
+    def test_auto_asks_rows_held_out(self, monkeypatch, n_val, sizes):
+        """Those of the fit, if they are enough to tell."""
         X = np.random.RandomState(0).normal(size=(150, 3))
         y, asked = X[:, 0] > 0, []
 
-        def probe(self, rows, others, smooth):
-            asked.append((len(rows.labels), len(others.labels), smooth))
+        def log_loss_of(probe, rows, held_out, smooth, n_epochs):
+            asked.append((len(rows.labels), len(held_out.labels), smooth, n_epochs))
             return 1.0
 
-        monkeypatch.setattr(TRMClassifier, "_probe", probe)
-        tiny_classifier().fit(X, y, X_val=X[:40], y_val=y[:40])
-        tiny_classifier().fit(X, y)
-        assert asked == [
-            *((150, 40, True), (150, 40, False)),
-            *((112, 38, True), (112, 38, False)),
-        ]
+        monkeypatch.setattr(_table_probes, "_log_loss", log_loss_of)
+        val = {} if n_val is None else {"X_val": X[:n_val], "y_val": y[:n_val]}
+        tiny_classifier(max_epochs=9).fit(X, y, **val)
+        assert asked == [(*sizes, True, 5), (*sizes, False, 5)]
+
+    @pytest.mark.parametrize(
+        ("n_rows", "max_epochs", "n_epochs"),
+        [
+            (200, "auto", 100),  # half of 200, a quarter of 400
+            (200, 7, 4),
+            (200, 10**6, 100),  # of what a callback or early stopping ends
+            (10_000, "auto", 5),
+        ],
+    )
+    def test_auto_tries_for_less_time_than_the_fit(self, n_rows, max_epochs, n_epochs):
+        model = tiny_classifier(max_epochs=max_epochs)
+        model.n_features_in_ = 3
+        model._encoder = Namespace(is_between=True)
+        assert _table_probes._epochs(model, n_rows) == n_epochs
 
     def test_auto_tries_nothing_that_cannot_be_told(self, monkeypatch):
         X = np.random.RandomState(0).normal(size=(300, 3))
         y = X[:, 0] > 0
-        monkeypatch.setattr(TRMClassifier, "_probe", lambda *_: 1 / 0)
+        monkeypatch.setattr(_table_probes, "_log_loss", lambda *_: 1 / 0)
         models = [
             tiny_classifier().fit(X[:99], y[:99]),
             tiny_classifier().fit(np.sign(X), y),  # codes have no lines
+            tiny_classifier().fit(X, np.ones(300)),
             tiny_classifier().partial_fit(X, y, classes=[False, True]),
         ]
-        assert [model.smooth_numbers_ for model in models] == [False] * 3
+        assert [model.smooth_numbers_ for model in models] == [False] * 4
         with pytest.warns(UserWarning, match="unique classes"):  # nobody to hold out
             assert not tiny_classifier().fit(X, np.arange(300)).smooth_numbers_
         with pytest.raises(ZeroDivisionError):
-            tiny_classifier().fit(X[:100], y[:100])
+            tiny_classifier().fit(X[:100], y[:100], np.full(100, 0.14))
 
-    def test_auto_hides_its_probes_from_callbacks(self):
+    @pytest.mark.parametrize("chosen", [True, np.True_])
+    def test_lines_that_are_asked_for_are_taken(self, chosen):
+        X = np.random.RandomState(0).normal(size=(40, 3))
+        model = tiny_classifier(smooth_numbers=chosen)
+        assert model.fit(X, X[:, 0] > 0).smooth_numbers_
+        assert clone(model).partial_fit(X, X[:, 0] > 0, [False, True]).smooth_numbers_
+
+    def test_auto_hides_its_probes(self):
+        """From callbacks, from warnings, from what the fit leaves behind."""
         X = np.random.RandomState(0).normal(size=(120, 3))
+        calls = []
 
         class Count(Callback):
-            n_epochs = 0
-
             def on_epoch_end(self, net, **kwargs):
-                Count.n_epochs += 1
+                calls.append("skorch")
+
+        class Tell:
+            def setup(self, estimator, context):
+                calls.append("setup")
+
+            def teardown(self, estimator, context):
+                calls.append("teardown")
+
+            def on_fit_task_begin(self, estimator, context, **data):
+                """Told of each task's end, too."""
+
+            def on_fit_task_end(self, estimator, context, **data):
+                calls.append(context.task_name)
 
         model = tiny_classifier(max_epochs=8, callbacks=[Count()])
-        if hasattr(model, "set_callbacks"):
-            from sklearn.callback import ProgressBar
-
-            model.set_callbacks(ProgressBar())
+        told = hasattr(model, "set_callbacks")  # from scikit-learn 1.9 on
+        if told:
+            model.set_callbacks(Tell())
         model.fit(X, X[:, 0] > 0)
-        assert Count.n_epochs == len(model.history_) == model.n_iter_ == 8
-        assert model.get_params()["callbacks"] is not None
+        assert calls.count("skorch") == len(model.history_) == model.n_iter_ == 8
+        if told:
+            assert [calls.count(name) for name in ("setup", "epoch", "fit")] == [
+                1,
+                8,
+                1,
+            ]
+            assert calls[-1] == "teardown"
+        model = tiny_classifier(lr=1e30, optimizer="adamw", max_epochs=8)
+        with pytest.warns(ConvergenceWarning) as warned:
+            model.fit(X, X[:, 0] > 0)
+        assert len(warned) == 1
+
+    def test_a_subclass_with_other_parameters_fits(self):
+        class Small(TRMClassifier):
+            def __init__(self, random_state=None):
+                super().__init__(max_epochs=2, random_state=random_state)
+
+        X = np.random.RandomState(0).normal(size=(120, 3))
+        assert Small(random_state=0).fit(X, X[:, 0] > 0).n_iter_ == 2
 
 
 class TestRepeatedRows:

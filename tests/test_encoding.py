@@ -116,6 +116,15 @@ def test_both_rooms_agree_on_the_label_of_unscored_cells():
     assert _encoding.IGNORE_LABEL == losses.IGNORE_LABEL
 
 
+def test_questions_are_encoded_alike_whatever_messages_call_them():
+    X, y = np.array([[0, 1], [1, 0]]), np.ones((2, 4), dtype=int)
+    for ignored in (None, 0):
+        encoder = GridEncoder(ignore_value=ignored).fit(X, y)
+        expected = encoder.encode_X(X)
+        assert (expected >= 0).all()
+        np.testing.assert_array_equal(encoder.encode_X(X, "X_val"), expected)
+
+
 def test_tuples_are_symbols_beside_cells_that_are_not_scored():
     y = np.empty((2, 2), dtype=object)
     y[0, 0], y[0, 1], y[1, 0], y[1, 1] = (1, 2), (3, 4), "?", (1, 2)

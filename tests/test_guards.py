@@ -38,6 +38,7 @@ LAYERS = [
         "_pretrained",
         "_solver",
         "_table_answers",
+        "_table_probes",
         "_table_task",
         "_task",
         "_tasks",
@@ -135,7 +136,9 @@ def test_documented_defaults_are_those_of_the_signature(name):
     for parameter, default in documented_defaults(thing.__doc__):
         expected = parameters[parameter].default
         shown = f'"{expected}"' if isinstance(expected, str) else str(expected)
-        assert default == shown, f"{name}: {parameter}={expected!r}, documented {default}"
+        assert default == shown, (
+            f"{name}: {parameter}={expected!r}, documented {default}"
+        )
 
 
 @pytest.mark.parametrize("estimator", [TRMSolver, TRMClassifier])

@@ -314,6 +314,7 @@ class TestScikitLearn:
             (np.int8(0), 300, "<i8"),
             (np.int8(0), 7, "i1"),
             (0, "a wall", "O"),
+            ("no", 5, "O"),
         ],
     )
     def test_answers_are_of_a_dtype_that_holds_all_classes(self, first, later, dtype):
@@ -353,6 +354,7 @@ class TestBadInput:
                 np.zeros((2, 1)),
                 "Input X contains NaN",
             ),
+            ([[pd.NA, 1], [1, 2]], np.zeros((2, 1)), "Input X contains NaN"),
             (np.zeros((3, 4)), None, "requires y to be passed"),
         ],
     )

@@ -74,6 +74,11 @@ class TestNumbers:
         found = fit_numbers(unit * knots).encode(unit * between)
         np.testing.assert_allclose(found, expected, rtol=1e-4)
 
+    def test_an_outlier_beyond_all_knots_has_the_last_position(self):
+        values = 1e-9 * np.random.RandomState(0).uniform(size=300)
+        numbers = fit_numbers(np.append(values, 1e300), n_knots=17)
+        assert numbers.encode(np.array([1e300, -1e300])).tolist() == [16, 0]
+
     def test_numbers_of_very_different_size_have_positions(self):
         numbers = fit_numbers(np.array([0, 1e-310, 2e-310, 1.0]))
         found = numbers.encode(np.array([0.5e-310, 1.5e-310, 0.5]))
