@@ -377,7 +377,7 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         except ValueError:  # fitted on a device that this machine lacks
             self._device = torch.device("cpu")
         trained, averaged = (
-            {name: torch.tensor(array) for name, array in arrays.items()}
+            {name: torch.asarray(array, copy=True) for name, array in arrays.items()}
             for arrays in weights
         )
         self._start_training(self._space(), self._n_slots)

@@ -2,6 +2,7 @@
 
 import pickle
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -237,6 +238,12 @@ class TestScikitLearn:
         assert not torch.allclose(
             weight, copy.net_.module_.state_dict()["answer_head.weight"]
         )
+
+    def test_it_loads_from_a_memory_map(self, trained, copies, tmp_path):
+        X, _ = copies
+        joblib.dump(trained, tmp_path / "solver.joblib")
+        mapped = joblib.load(tmp_path / "solver.joblib", mmap_mode="r")
+        np.testing.assert_array_equal(mapped.predict_proba(X), trained.predict_proba(X))
 
     def test_pickle_holds_arrays_and_no_tensors(self, trained):
         assert b"torch" not in pickle.dumps(trained)
