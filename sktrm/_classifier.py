@@ -96,8 +96,9 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
     max_epochs : int or "auto", default="auto"
         Passes over the data. An epoch starts every row exactly once. "auto" starts
         120,000 rows in all, fewer of tables with more than 24 columns (60,000 of 48),
-        each 20 to 400 times; half as often, but 20 times, where a column has more
-        values than knots. See "Few rows" in the user guide's page on tables.
+        each 20 to 400 times; half as often, but 20 times, if all columns have more
+        values than knots, and in between if some have. See "Few rows" in the user
+        guide's page on tables.
     max_time : float or None, default=None
         Seconds after which training ends, before ``max_epochs`` if need be; the
         learning rate's schedule then follows the time. What is learned depends on the

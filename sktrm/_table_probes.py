@@ -30,7 +30,7 @@ def choose_smooth(model: Any, rows: Labelled, held_out: Labelled | None) -> bool
         return False
     probe = _without_course(model)
     probe._learn_columns(rows, smooth=True)
-    if not probe._encoder.is_between:
+    if not probe._encoder.share_between:
         return False
     n_epochs = _epochs(probe, n_rows)
     if held_out is None or len(held_out.labels) < _SHARE_HELD_OUT * _LEAST_ROWS:

@@ -28,7 +28,7 @@ _NARROW = 16
 _ROWS_STARTED = 120_000  # by max_epochs="auto", over all epochs
 _COLUMNS = 24  # of more, so many fewer rows: a step takes as long as a row is wide
 _EPOCHS = (20, 400)  # its limits
-_BETWEEN = 0.5  # of them with values between knots, whose noise is learned by heart
+_BETWEEN = 0.5  # of them if all columns have values between knots, to learn by heart
 _ROWS_DECAYED_BY_ONE = 450  # weight_decay="auto" is 1 for so many
 _DECAY = (0.5, 3.0)  # its limits
 # How much a bin bends the line of a column at first with smooth_numbers and, since the
@@ -145,7 +145,7 @@ class TableTask(BaseTRM):
         """Return ``max_epochs``, or what stands for "auto"."""
         if not isinstance(self.max_epochs, str):
             return int(self.max_epochs)
-        share = _BETWEEN if self._encoder.is_between else 1.0
+        share = 1 - (1 - _BETWEEN) * self._encoder.share_between
         return max(_EPOCHS[0], round(share * self._auto_epochs(n_rows)))
 
     def _auto_epochs(self, n_rows: int) -> int:

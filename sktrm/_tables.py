@@ -426,9 +426,10 @@ class TableEncoder:
         return [numbers.shares.tolist() for numbers in self.numbers.values()]
 
     @property
-    def is_between(self) -> bool:
-        """Whether a column has values between its knots."""
-        return any(numbers.is_between for numbers in self.numbers.values())
+    def share_between(self) -> float:
+        """Share of the columns that have values between their knots."""
+        n_between = sum(numbers.is_between for numbers in self.numbers.values())
+        return n_between / len(self.categorical)
 
     @property
     def n_categories(self) -> list[int]:

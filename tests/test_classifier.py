@@ -265,9 +265,11 @@ class TestWeights:
 def test_auto_epochs_start_so_many_rows_and_fewer_wide_ones(n_rows, n_columns, epochs):
     model = TRMClassifier()
     model.n_features_in_ = n_columns
-    model._encoder = Namespace(is_between=False)
+    model._encoder = Namespace(share_between=0.0)
     assert model._n_epochs(n_rows) == epochs
-    model._encoder.is_between = True
+    model._encoder.share_between = 0.4
+    assert model._n_epochs(n_rows) == max(20, round(0.8 * epochs))
+    model._encoder.share_between = 1.0
     assert model._n_epochs(n_rows) == max(20, epochs / 2)
     assert model.set_params(max_epochs=7)._n_epochs(n_rows) == 7
 
@@ -381,7 +383,7 @@ class TestSmoothNumbers:
     def test_auto_tries_for_less_time_than_the_fit(self, n_rows, max_epochs, n_epochs):
         model = tiny_classifier(max_epochs=max_epochs)
         model.n_features_in_ = 3
-        model._encoder = Namespace(is_between=True)
+        model._encoder = Namespace(share_between=1.0)
         assert _table_probes._epochs(model, n_rows) == n_epochs
 
     def test_auto_tries_nothing_that_cannot_be_told(self, monkeypatch):

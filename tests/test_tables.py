@@ -11,6 +11,7 @@ from sktrm._tables import (
     UNKNOWN,
     Categories,
     Numbers,
+    Table,
     TableEncoder,
     find_categorical,
     read_table,
@@ -160,6 +161,14 @@ class TestNumbers:
     def test_a_missing_value_that_is_new_is_the_median(self):
         numbers = fit_numbers([0, 1, 1, 3])
         np.testing.assert_array_equal(numbers.encode(np.array([np.nan])), [1])
+
+    def test_the_share_of_columns_with_values_between_knots_is_known(self):
+        numbers = np.arange(100.0)
+        table = Table([numbers, numbers % 3, np.array(["a"] * 100, object)], [0, 1, 2])
+        encoder = TableEncoder(8, 2, 255).fit(
+            table, np.array([False, False, True]), np.ones(100)
+        )
+        assert encoder.share_between == pytest.approx(1 / 3)
 
     def test_a_constant_column_says_nothing(self):
         numbers = fit_numbers([7, 7, 7])
