@@ -96,8 +96,8 @@ class GridTask(TaskLearning):
             self._forget()
         if hasattr(X, "columns"):  # wrong names first: they may explain the rest
             validate_data(self, X, skip_check_array=True, reset=reset)
-        # Where unknown symbols are ignored, any number may be one, but not in fit.
-        ignores = self.handle_unknown == "ignore" and not reset
+        # Where unknown symbols are ignored, any number may be one.
+        ignores = self.handle_unknown == "ignore"
         grids = as_grids(X, name, continuous=ignores)
         if isinstance(grids, np.ndarray) and grids.ndim == 2:
             validate_data(self, X, skip_check_array=True, reset=reset)

@@ -92,7 +92,7 @@ class TestPipelines:
             (OneHotEncoder(sparse_output=False), ["colour"]),
             remainder=StandardScaler(),
         )
-        pipeline = make_pipeline(encoded, fast(max_epochs=15)).fit(X, y)
+        pipeline = make_pipeline(encoded, fast(max_epochs=30)).fit(X, y)
         assert pipeline.score(X, y) > 0.8
         assert pipeline[-1].n_features_in_ == 4
 

@@ -359,22 +359,15 @@ class TestBadInput:
             (
                 pd.DataFrame({"a": pd.array([1, None], dtype="Int64")}),
                 np.zeros((2, 1)),
-                "Input X contains NaN",
+                "contains NaN",
             ),
-            ([[pd.NA, 1], [1, 2]], np.zeros((2, 1)), "Input X contains NaN"),
+            ([[pd.NA, 1], [1, 2]], np.zeros((2, 1)), "contains NaN"),
             (np.zeros((3, 4)), None, "requires y to be passed"),
         ],
     )
     def test_data(self, X, y, message):
         with pytest.raises(ValueError, match=message):
             tiny_solver().fit(X, y)
-
-    def test_numbers_are_no_symbols_where_unknown_ones_are_ignored(self, copies):
-        X, y = copies
-        solver = tiny_solver(handle_unknown="ignore")
-        with pytest.raises(ValueError, match=r"continuous value 0\.5"):
-            solver.fit(np.full(X.shape, 0.5), y)
-        assert solver.fit(X, y).predict(np.full(X.shape, 0.5)).shape == y.shape
 
     def test_one_row_is_enough(self):
         X = np.array([[1, 2, 3]])
