@@ -9,12 +9,12 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import _check_sample_weight
 from skorch.helper import predefined_split
 from skorch.history import History
 from torch import Tensor
 
 from sktrm._asynchronous import AsynchronousSlots
+from sktrm._checks import within_range
 from sktrm._device import DTYPES, choose_device, choose_dtype
 from sktrm._optimizers import BETAS, OPTIMIZERS
 from sktrm._progress import CallbackSupportMixin, train_in_tasks
@@ -331,7 +331,7 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
     ) -> Rows:
         """Put encoded rows on the device; those of weight zero are left out."""
         dtype = torch.float64 if self._is_double else torch.float32
-        weights = _within_range(weights)
+        weights = within_range(weights)
         # As on the device: what is next to nothing there is none.
         kept = torch.as_tensor(weights, dtype=dtype).numpy() != 0
         if not kept.all():
@@ -386,14 +386,6 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
         self._adopt(averaged)
 
 
-def _within_range(weights: np.ndarray) -> np.ndarray:
-    """Return weights whose sums and products float32 can hold; shares stay."""
-    largest = weights.max(initial=0)
-    if largest == 0 or 2.0**-60 < largest < 2.0**60:
-        return weights
-    return weights / largest
-
-
 def documentation_page() -> str:
     """Return the project's documentation page, "" if its metadata names none."""
     try:
@@ -405,37 +397,6 @@ def documentation_page() -> str:
         if label.strip().lower() == "documentation":
             return url.strip()
     return ""
-
-
-def check_y_is_given(estimator: BaseEstimator, y: Any) -> None:
-    """Raise ValueError, in scikit-learn's words, without ``y``."""
-    if y is None:
-        raise ValueError(
-            f"This {type(estimator).__name__} estimator requires y to be passed, but "
-            f"the target y is None."
-        )
-
-
-def check_validation_rows(X_val: Any, y_val: Any, **others: Any) -> None:
-    """Raise ValueError where rows to validate on are given in part."""
-    if (X_val is None) != (y_val is None):
-        raise ValueError("X_val and y_val must be given together.")
-    for name, value in others.items():
-        if X_val is None and value is not None:
-            raise ValueError(f"{name} must be None without X_val and y_val.")
-
-
-def check_weights(sample_weight: Any, rows: Any, of: str = "") -> np.ndarray:
-    """Return the weight of each of ``rows``; ``of`` ends the parameter's name."""
-    if sample_weight is not None and not np.asarray(sample_weight).any():
-        raise ValueError(
-            f"sample_weight{of} must contain at least one non-zero number, got zeros "
-            f"only."
-        )
-    weights: np.ndarray = _check_sample_weight(
-        sample_weight, rows, ensure_non_negative=True
-    )
-    return _within_range(weights)
 
 
 def _of_classes(order: np.ndarray, labels: np.ndarray, n_rows: int) -> np.ndarray:

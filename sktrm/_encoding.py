@@ -194,7 +194,7 @@ def _dtype_for(dtype: np.dtype, symbols: Sequence[Hashable]) -> np.dtype:
     if dtype.kind == "O":
         return dtype
     kinds = {np.asarray(symbol).dtype.kind in "biuf" for symbol in symbols}
-    if kinds != {dtype.kind in "biuf"}:
+    if kinds - {dtype.kind in "biuf"}:
         return np.dtype(object)
     values = np.asarray(symbols)
     if (values.astype(dtype) == values).all():

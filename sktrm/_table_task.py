@@ -11,12 +11,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_consistent_length
 
-from sktrm._base import (
-    BaseTRM,
-    check_validation_rows,
-    check_weights,
-    check_y_is_given,
-)
+from sktrm._base import BaseTRM
+from sktrm._checks import check_validation_rows, check_weights, check_y_is_given
 from sktrm._slots import Rows, Slots
 from sktrm._tables import Table, TableEncoder, as_counts, is_missing
 from sktrm._training import DeepSupervisionNet

@@ -13,7 +13,8 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from sktrm._base import BaseTRM, check_validation_rows, check_weights, check_y_is_given
+from sktrm._base import BaseTRM
+from sktrm._checks import check_validation_rows, check_weights, check_y_is_given
 from sktrm._choosing import check_rollouts
 from sktrm._device import has_cxx_compiler
 from sktrm._encoding import PAD, GridEncoder, Grids, as_grids

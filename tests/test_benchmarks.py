@@ -485,20 +485,22 @@ def test_paths_of_numbers_are_compared(tmp_path, monkeypatch, capsys):
     measured = curves.learn
     monkeypatch.setattr(curves, "learn", learn)
     out = tmp_path / "found"
-    given = ["--bends", "free", "0.5", "0.1", "--rows", "100", "--rules", "wave"]
+    bends = ["free", "0.5", "0.1", "auto"]
+    given = ["--bends", *bends, "--rows", "100", "--rules", "wave"]
     monkeypatch.setattr(
         "sys.argv", ["", *given, "--seeds", "0", "1", "--out", str(out)]
     )
     curves.main()
     free, half, tenth = (model.module_.embedding.numbers for model in models[:3])
+    assert models[3].smooth_numbers == "auto"
     assert not free.shares.any()
     assert (free.bend == 1).all()
     assert (half.bend == 0.5).all()
     assert (tenth.bend == np.float32(0.1)).all()
     torch.testing.assert_close(half.shares.sum((1, 2)), torch.ones(8))
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row[3] for row in rows] == ["free", 0.5, 0.1] * 2
-    accuracy = np.array([row[4] for row in rows]).reshape(2, 3)
+    assert [row[3] for row in rows] == ["free", 0.5, 0.1, "auto"] * 2
+    accuracy = np.array([row[4] for row in rows]).reshape(2, 4)
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("all "))
     assert f"{accuracy[:, 0].mean():.4f} (+0.0000 +- 0.0000)" in line
 

@@ -30,7 +30,7 @@ LAYERS = [
         "_training",
         "_tries",
     },
-    {"_encoding", "_tables", "datasets", "metrics", "_base", "_recipes"},
+    {"_encoding", "_tables", "datasets", "metrics", "_base", "_checks", "_recipes"},
     {
         "_answers",
         "_choosing",

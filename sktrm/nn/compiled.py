@@ -82,7 +82,7 @@ class CompiledSteps:
         """Compile training steps on batches of the size of ``inputs``.
 
         For the present T, or for each of ``depths``. Batches of another size go on as
-        they are. Takes a minute for the first model of a size and depth. Warns and
+        they are. Takes long for the first model of a size and depth. Warns and
         changes nothing where torch cannot compile.
         """
         depth = self.n_deep_recursions
@@ -164,7 +164,7 @@ class CompiledSteps:
     def compile_prediction(self, inputs: Tensor) -> None:
         """Compile the step without gradient, for any number of rows but one.
 
-        ``inputs`` are two rows or more, as they will come. Takes half a minute at
+        ``inputs`` are two rows or more, as they will come. Takes long at
         first. Warns and goes on as before where torch cannot compile.
         """
         self.compile_after = 0

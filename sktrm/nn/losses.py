@@ -56,7 +56,7 @@ def answer_loss(
     labels : Tensor of shape (batch, length)
         Right tokens; ``IGNORE_LABEL`` in cells that are not scored.
     loss : {"stablemax", "softmax"}, default="stablemax"
-        How logits become probabilities: [1]_, equation 5, or softmax.
+        How logits become probabilities: as in [1]_, or softmax.
     dtype : torch.dtype, default=None
         To compute in; None is float64 on a CPU and float32 elsewhere, unless the
         logits are float64.
