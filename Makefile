@@ -7,7 +7,7 @@ OLDEST := .venv-oldest
 JOBS ?= 2
 
 .PHONY: demo test check check-oldest lint types format examples bench \
-	bench-choices bench-curves bench-growth \
+	bench-choices bench-curves bench-growth bench-noise \
 	bench-sudoku bench-mazes bench-arc clean
 
 # make demo                                  9x9 Sudokus from the generator
@@ -55,6 +55,9 @@ bench-choices: $(READY)
 # What stands behind the encoding of numbers in tables: 50 minutes on one core.
 bench-curves: $(READY)
 	$(BIN)/python benchmarks/curves.py --threads 1
+
+bench-noise: $(READY)
+	$(BIN)/python benchmarks/noisy_labels.py --threads 1
 
 # What depth and length cost: seven minutes.
 bench-growth: $(READY)

@@ -83,10 +83,12 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         Optimiser steps over which the learning rate grows to ``lr``.
     weight_decay : float or "auto", default="auto"
         Decoupled weight decay. "auto" falls with the number of rows to train on, as the
-        square root of 450 / rows, from 3 for 50 or fewer to 0.5 for 1,800 or more. In
-        ``partial_fit``, which does not know how many rows there will be, it is 0.5.
-        Rows of weight zero do not count, the others by ``sample_weight`` if that is 1
-        or more in the mean; ``warm_start`` keeps what was chosen.
+        square root of 450 / rows, from 3 for 50 or fewer to 0.5 for 1,800 or more. It
+        is up to 4 times that, but 4 at most, where rows that no column tells apart have
+        unlike labels: all of it if 2 % of such rows are not of the label that most of
+        their likes have. In ``partial_fit``, which does not know what rows there will
+        be, it is 0.5. Rows of weight zero do not count, the others by ``sample_weight``
+        if that is 1 or more in the mean; ``warm_start`` keeps what was chosen.
     max_grad_norm : float or None, default=1.0
         Norm to which the gradient is clipped; None does not clip.
     ema_decay : float, default=0.999

@@ -27,6 +27,9 @@ _EPOCHS = (20, 400)  # its limits
 _BETWEEN = 0.5  # of them if all columns have values between knots, to learn by heart
 _ROWS_DECAYED_BY_ONE = 450  # weight_decay="auto" is 1 for so many
 _DECAY = (0.5, 3.0)  # its limits
+# By how much more it is multiplied where labels are noise, and from what share of noise
+# on by all of that; then it is no more than the last.
+_NOISE_DECAYED, _NOISY, _MOST_DECAY = 3.0, 0.02, 4.0
 # How much a bin bends the line of a column at first with smooth_numbers and, since the
 # optimiser moves all weights alike, how fast it learns to. From benchmarks/curves.py.
 _BEND = 0.05
@@ -149,11 +152,16 @@ class TableTask(BaseTRM):
         started = _ROWS_STARTED * min(1.0, _COLUMNS / self.n_features_in_)
         return int(np.clip(round(started / n_rows), *_EPOCHS))
 
-    def _choose_decay(self, n_rows: float) -> float:
-        """Return ``weight_decay``, or what stands for "auto" with ``n_rows``."""
+    def _choose_decay(self, n_rows: float, noise: float = 0.0) -> float:
+        """Return ``weight_decay``, or what stands for "auto".
+
+        With ``n_rows``, of whose labels a share of ``noise`` no columns explain.
+        """
         if not isinstance(self.weight_decay, str):
             return float(self.weight_decay)
-        return float(np.clip(math.sqrt(_ROWS_DECAYED_BY_ONE / n_rows), *_DECAY))
+        decay = np.clip(math.sqrt(_ROWS_DECAYED_BY_ONE / n_rows), *_DECAY)
+        factor = 1 + _NOISE_DECAYED * min(1.0, noise / _NOISY)
+        return float(min(factor * decay, _MOST_DECAY))
 
     def _make_net(self, model: TinyRecursionModel, slots: Slots) -> DeepSupervisionNet:
         """Wrap ``model`` in a skorch net, with the decay that was chosen."""
@@ -162,7 +170,8 @@ class TableTask(BaseTRM):
 
     def _begin_training(self, rows: "Labelled") -> None:
         """Choose the decay and build model and net."""
-        self._decay = self._choose_decay(rows.n_counted)
+        noise = label_noise(self._encode(rows.table), rows.labels, rows.counts)
+        self._decay = self._choose_decay(rows.counts.sum(), noise)
         self._start_training(self._space(), min(self.batch_size, len(rows.labels)))
 
     def _learn_columns(self, rows: "Labelled", smooth: bool) -> None:
@@ -213,9 +222,9 @@ class Labelled(NamedTuple):
     weights: np.ndarray  # (n,), sample weights, without those of the classes
 
     @property
-    def n_counted(self) -> float:
-        """For how many rows they count: by their weights, but for no fewer."""
-        return float(as_counts(self.weights).sum())
+    def counts(self) -> np.ndarray:
+        """For how many rows each counts: by its weight, but all for no fewer, (n,)."""
+        return as_counts(self.weights)
 
     def take(self, rows: np.ndarray) -> "Labelled":
         """Return the rows at these indices."""
@@ -232,3 +241,36 @@ def _check_labels(y: Any, name: str) -> np.ndarray:
         raise ValueError(f"Input {name} contains NaN or None: every row needs a label.")
     check_classification_targets(y)
     return y
+
+
+def label_noise(inputs: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> float:
+    """Estimate what share of labels is noise, by rows that no column tells apart.
+
+    Of rows that are like others, the share whose label is not the most frequent one of
+    their likes.
+
+    Parameters
+    ----------
+    inputs : ndarray of shape (n, n_columns)
+        Encoded rows; NaN is like NaN.
+    labels : ndarray of shape (n,)
+        Indices of classes.
+    counts : ndarray of shape (n,)
+        For how many rows each counts.
+
+    Returns
+    -------
+    noise : float
+        0 if no row is like another.
+    """
+    _, kind = np.unique(np.nan_to_num(inputs, nan=-np.inf), axis=0, return_inverse=True)
+    kind = kind.reshape(-1)  # numpy 2.0 alone returns a column
+    n_labels = labels.max() + 1
+    votes, vote = np.unique(kind * n_labels + labels, return_inverse=True)
+    most = np.zeros(kind.max() + 1)
+    np.maximum.at(most, votes // n_labels, np.bincount(vote, counts))
+    total = np.bincount(kind, counts)
+    shared = (np.bincount(kind) > 1) | (total >= 2)
+    if not shared.any():
+        return 0.0
+    return max(0.0, float(1 - most[shared].sum() / total[shared].sum()))

@@ -23,6 +23,7 @@ import curves
 import growth
 import levers
 import maze_hard
+import noisy_labels
 import scale
 import speed
 import sudoku
@@ -510,6 +511,43 @@ def test_rules_of_numbers_have_two_answers(rule):
     X, y = curves.draw(rule, 4000, seed=0)
     assert X.shape == (4000, 8)
     assert 0.4 < y.mean() < 0.6
+
+
+def test_noisy_labels_measure_rules_without_noise(monkeypatch, tmp_path, capsys):
+    models = []
+
+    def learn(model, *data):
+        models.append(model)
+        if isinstance(model, TRMClassifier):
+            model.set_params(max_epochs=2, hidden_size=8)
+        return measured(model, *data)
+
+    measured = noisy_labels.learn
+    monkeypatch.setattr(noisy_labels, "learn", learn)
+    out = tmp_path / "found"
+    given = ["--decays", "auto", "rows", "2", "--peers", "HGB", "--noise", "0.15"]
+    monkeypatch.setattr(
+        "sys.argv",
+        ["", *given, "--rules", "product", "--seeds", "0", "--out", str(out)],
+    )
+    noisy_labels.main()
+    auto, rows, twice = (model._decay for model in models[:3])
+    assert rows == pytest.approx(np.sqrt(450 / 600))
+    assert twice == pytest.approx(2 * rows)
+    assert auto == pytest.approx(4 * rows)
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row[3] for row in found] == ["decay auto", "decay rows", "decay 2.0", "HGB"]
+    assert 0.9 < found[3][4] < 1  # trees: of labels with noise 85 % would be right
+    assert f"{found[3][6]:.4f}" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("rule", noisy_labels.RULES)
+def test_noisy_labels_are_turned_as_often_as_asked(rule):
+    drawn, labels, right = noisy_labels.draw(rule, 0.15, seed=0)
+    assert 0.3 < right.mean() < 0.7
+    assert 0.1 < (labels != right[drawn]).mean() < 0.2
+    _, labels, _ = noisy_labels.draw(rule, 0.0, seed=0)
+    assert (labels == right[drawn]).all()
 
 
 def test_the_generated_table_is_made_when_it_is_named():

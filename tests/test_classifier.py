@@ -19,6 +19,7 @@ from skorch.callbacks import Callback
 from sktrm import TRMClassifier, _classifier, _table_probes
 from sktrm._inference import Solution
 from sktrm._slots import Rows
+from sktrm._table_task import label_noise
 from sktrm._tables import UNKNOWN
 
 EXACT = {"dtype": "float64", "batch_size": 10_000, "halt_exploration": 0.0}
@@ -311,10 +312,56 @@ class TestDecayOfTheWeights:
         model = tiny_classifier(weight_decay="auto")
         assert self.used(model.partial_fit(X, X[:, 0] > 0, [False, True])) == {0.5}
 
+    @pytest.mark.parametrize(
+        ("n_turned", "factor"), [(0, 1.0), (2, 2.5), (4, 4.0), (30, 4.0)]
+    )
+    def test_rows_alike_with_other_labels_raise_it(self, n_turned, factor):
+        # 100 pairs of rows and 1,600 rows alone.
+        X = np.arange(1800)[:, None]
+        X[1700:] = X[:100]
+        y = X[:, 0] % 2
+        y[1700 : 1700 + n_turned] = 1 - y[1700 : 1700 + n_turned]
+        model = tiny_classifier(
+            weight_decay="auto",
+            max_epochs=1,
+            categorical_features=[0],
+            min_frequency=1,
+            max_categories=2000,
+        )
+        (used,) = self.used(model.fit(X, y))
+        assert used == pytest.approx(factor * 0.5)
+
+    def test_it_is_bounded_where_rows_are_few_and_labels_noise(self):
+        X = np.repeat([[0.0], [1.0]], 20, axis=0)
+        model = tiny_classifier(weight_decay="auto", max_epochs=1)
+        assert self.used(model.fit(X, np.arange(40) % 2)) == {4.0}
+
     def test_a_number_is_taken_as_it_is(self):
-        X = np.random.RandomState(0).normal(size=(50, 4))
+        X = np.repeat(np.arange(25.0), 2)[:, None]
         model = tiny_classifier(weight_decay=0.25, max_epochs=1)
         assert self.used(model.fit(X, X[:, 0] > 0)) == {0.25}
+
+
+class TestLabelNoise:
+    """What rows that no column tells apart say about their labels."""
+
+    X = np.array([[0, np.nan], [0, np.nan], [1, 1], [1, 1], [1, 1], [2, 0]])
+    y = np.array([0, 1, 1, 1, 0, 1])
+
+    def test_is_the_share_outside_the_majority_of_rows_alike(self):
+        assert label_noise(self.X, self.y, np.ones(6)) == pytest.approx(2 / 5)
+
+    def test_a_row_of_weight_two_is_two_rows(self):
+        counts = np.array([1.0, 3.0, 1.0, 2.0, 1.0, 2.0])
+        weighted = label_noise(self.X, self.y, counts)
+        twice = np.repeat(np.arange(6), counts.astype(int))
+        repeated = label_noise(self.X[twice], self.y[twice], np.ones(10))
+        assert weighted == repeated == pytest.approx(2 / 10)
+
+    def test_is_none_where_rows_alike_agree_or_none_are(self):
+        alone = [0, 2, 5]
+        assert label_noise(self.X[alone], self.y[alone], np.ones(3)) == 0
+        assert label_noise(self.X[2:4], self.y[2:4], np.array([0.3, 1.2])) == 0
 
 
 class TestSmoothNumbers:
