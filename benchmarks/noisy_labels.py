@@ -98,14 +98,17 @@ def show(*columns, figures):
 def main():
     args = arguments()
     prepare(args)
-    print("rule          noise         model         drawn     others    log loss")
+    print(
+        "rule          noise         model         drawn     others    log loss  decay"
+    )
     found = {}
     for rule, noise, seed in product(args.rules, args.noise, args.seeds):
         rows = draw(rule, noise, seed)
         for name, model in classifiers(args.decays, args.peers, seed):
             figures = learn(model, *rows, noise)
             found.setdefault((noise, name), []).append(figures)
-            show(rule, noise, name, figures=figures)
+            decay = getattr(model, "weight_decay_", np.nan)
+            show(rule, noise, name, figures=[*figures, decay])
             if args.out:
                 with open(args.out, "a") as file:
                     row = [rule, noise, seed, name, *figures]

@@ -83,12 +83,12 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         Optimiser steps over which the learning rate grows to ``lr``.
     weight_decay : float or "auto", default="auto"
         Decoupled weight decay. "auto" falls with the number of rows to train on, as the
-        square root of 450 / rows, from 3 for 50 or fewer to 0.5 for 1,800 or more. It
-        is up to 4 times that, but 4 at most, where rows that no column tells apart have
-        unlike labels: all of it if 2 % of such rows are not of the label that most of
-        their likes have. In ``partial_fit``, which does not know what rows there will
-        be, it is 0.5. Rows of weight zero do not count, the others by ``sample_weight``
-        if that is 1 or more in the mean; ``warm_start`` keeps what was chosen.
+        square root of 450 / rows, from 3 for 50 or fewer to 0.5 for 1,800 or more, and
+        is multiplied by up to 4, but never above 4.0, where rows that are encoded alike
+        have different labels. In ``partial_fit``, which does not know what rows there
+        will be, it is 0.5. Rows of weight zero do not count, the others by
+        ``sample_weight`` if that is 1 or more in the mean; ``class_weight`` does not
+        count, and ``warm_start`` keeps what was chosen.
     max_grad_norm : float or None, default=1.0
         Norm to which the gradient is clipped; None does not clip.
     ema_decay : float, default=0.999
@@ -171,6 +171,8 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         Mask of the columns taken as categories.
     smooth_numbers_ : bool
         Whether the lines of ``smooth_numbers`` were taken.
+    weight_decay_ : float
+        The weight decay of the training.
     temperature_ : float
         What divides the logarithms of the probabilities: the value of the least log
         loss on the validation rows, drawn to 1 where they are few; 1 without any.
@@ -403,7 +405,7 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
             chosen = self.smooth_numbers
             self.smooth_numbers_ = chosen != "auto" and bool(chosen)
             self._learn_columns(rows, self.smooth_numbers_)
-            self._decay = self._choose_decay(math.inf)
+            self.weight_decay_ = self._choose_decay(math.inf)
             self._start_training(self._space(), self.batch_size)
         self._fit_rows(rows, None, None, X, y, sample_weight)
         return self

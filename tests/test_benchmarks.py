@@ -30,6 +30,7 @@ import sudoku
 import sudoku_extreme
 import tables
 from _checkpoint import Checkpoint
+from sklearn.dummy import DummyClassifier
 
 from sktrm import TRMClassifier, TRMSolver, load_pretrained
 from sktrm.datasets import make_maze, make_sudoku
@@ -531,7 +532,7 @@ def test_noisy_labels_measure_rules_without_noise(monkeypatch, tmp_path, capsys)
         ["", *given, "--rules", "product", "--seeds", "0", "--out", str(out)],
     )
     noisy_labels.main()
-    auto, rows, twice = (model._decay for model in models[:3])
+    auto, rows, twice = (model.weight_decay_ for model in models[:3])
     assert rows == pytest.approx(np.sqrt(450 / 600))
     assert twice == pytest.approx(2 * rows)
     assert auto == pytest.approx(4 * rows)
@@ -539,6 +540,19 @@ def test_noisy_labels_measure_rules_without_noise(monkeypatch, tmp_path, capsys)
     assert [row[3] for row in found] == ["decay auto", "decay rows", "decay 2.0", "HGB"]
     assert 0.9 < found[3][4] < 1  # trees: of labels with noise 85 % would be right
     assert f"{found[3][6]:.4f}" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_noisy_labels_score_drawn_rows_and_others_by_the_rule():
+    class Known(DummyClassifier):
+        def predict_proba(self, X):
+            ones = np.where(X[0] == 0, 0.9, 0.2)
+            return np.column_stack((1 - ones, ones))
+
+    drawn = np.arange(486)  # those that begin with 0 or 1
+    right = np.ones(729, dtype=int)
+    found = noisy_labels.learn(Known(), drawn, right[drawn], right, 0.1)
+    loss = -(0.9 * np.log([0.9, 0.2, 0.2]) + 0.1 * np.log([0.1, 0.8, 0.8])).mean()
+    assert found == pytest.approx([0.5, 0.0, loss])
 
 
 @pytest.mark.parametrize("rule", noisy_labels.RULES)

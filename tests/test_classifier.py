@@ -313,33 +313,52 @@ class TestDecayOfTheWeights:
         assert self.used(model.partial_fit(X, X[:, 0] > 0, [False, True])) == {0.5}
 
     @pytest.mark.parametrize(
-        ("n_turned", "factor"), [(0, 1.0), (2, 2.5), (4, 4.0), (30, 4.0)]
+        ("n_turned", "factor"), [(0, 1.0), (2, 2.425), (3, 3.1375), (30, 4.0)]
     )
     def test_rows_alike_with_other_labels_raise_it(self, n_turned, factor):
-        # 100 pairs of rows and 1,600 rows alone.
-        X = np.arange(1800)[:, None]
-        X[1700:] = X[:100]
+        model = self.paired(100, n_turned)
+        assert model.weight_decay_ == pytest.approx(factor * 0.5)
+        assert self.used(model) == {model.weight_decay_}
+
+    def paired(self, n_pairs, n_turned):
+        """Return a model of 2,000 rows, of which so many have a twin."""
+        X = np.arange(2000)[:, None]
+        X[2000 - n_pairs :] = X[:n_pairs]
         y = X[:, 0] % 2
-        y[1700 : 1700 + n_turned] = 1 - y[1700 : 1700 + n_turned]
-        model = tiny_classifier(
+        turned = slice(2000 - n_turned, None)
+        y[turned] = 1 - y[turned]
+        return tiny_classifier(
             weight_decay="auto",
             max_epochs=1,
             categorical_features=[0],
             min_frequency=1,
             max_categories=2000,
-        )
-        (used,) = self.used(model.fit(X, y))
-        assert used == pytest.approx(factor * 0.5)
+        ).fit(X, y)
 
-    def test_it_is_bounded_where_rows_are_few_and_labels_noise(self):
-        X = np.repeat([[0.0], [1.0]], 20, axis=0)
+    def test_one_pair_shows_little(self):
+        assert 0.5 < self.paired(1, 1).weight_decay_ < 1.3
+
+    def test_what_cannot_be_learned_by_heart_counts_little(self):
+        X = np.arange(2000)[:, None] % 4
+        y = np.random.RandomState(0).rand(2000) < 0.3
         model = tiny_classifier(weight_decay="auto", max_epochs=1)
-        assert self.used(model.fit(X, np.arange(40) % 2)) == {4.0}
+        assert 0.5 < model.fit(X, y).weight_decay_ < 0.6
+
+    def test_it_has_a_limit_where_rows_are_few_and_labels_noise(self):
+        X = np.repeat(np.arange(20.0), 2)[:, None]
+        model = tiny_classifier(weight_decay="auto", max_epochs=1)
+        assert model.fit(X, np.arange(40) % 2).weight_decay_ == 4.0
+
+    def test_noise_in_rows_that_come_in_parts_does_not_count(self):
+        X = np.repeat(np.arange(20.0), 2)[:, None]
+        model = tiny_classifier(weight_decay="auto")
+        model.partial_fit(X, np.arange(40) % 2, [0, 1])
+        assert model.weight_decay_ == 0.5
 
     def test_a_number_is_taken_as_it_is(self):
         X = np.repeat(np.arange(25.0), 2)[:, None]
         model = tiny_classifier(weight_decay=0.25, max_epochs=1)
-        assert self.used(model.fit(X, X[:, 0] > 0)) == {0.25}
+        assert self.used(model.fit(X, np.arange(50) % 2)) == {0.25}
 
 
 class TestLabelNoise:
@@ -349,18 +368,25 @@ class TestLabelNoise:
     y = np.array([0, 1, 1, 1, 0, 1])
 
     def test_is_the_share_outside_the_majority_of_rows_alike(self):
-        assert label_noise(self.X, self.y, np.ones(6)) == pytest.approx(2 / 5)
+        # Three kinds of six rows: three labels beyond the first of each, two differ.
+        expected = 2 / (3 + 100) * 3 / 6
+        assert label_noise(self.X, self.y, np.ones(6)) == pytest.approx(expected)
 
-    def test_a_row_of_weight_two_is_two_rows(self):
-        counts = np.array([1.0, 3.0, 1.0, 2.0, 1.0, 2.0])
-        weighted = label_noise(self.X, self.y, counts)
-        twice = np.repeat(np.arange(6), counts.astype(int))
-        repeated = label_noise(self.X[twice], self.y[twice], np.ones(10))
-        assert weighted == repeated == pytest.approx(2 / 10)
+    @pytest.mark.parametrize("classes", [2, 5])
+    def test_a_row_of_weight_two_is_two_rows(self, classes):
+        random = np.random.RandomState(0)
+        X, y = random.randint(4, size=(60, 3)), random.randint(classes, size=60)
+        counts = random.randint(1, 4, size=60)
+        weighted = label_noise(X, y, counts.astype(float))
+        repeated = label_noise(
+            X.repeat(counts, axis=0), y.repeat(counts), np.ones(counts.sum())
+        )
+        assert weighted == pytest.approx(repeated)
+        assert weighted > 0
 
     def test_is_none_where_rows_alike_agree_or_none_are(self):
         alone = [0, 2, 5]
-        assert label_noise(self.X[alone], self.y[alone], np.ones(3)) == 0
+        assert label_noise(self.X[alone], self.y[alone], np.array([1.0, 2, 0.7])) == 0
         assert label_noise(self.X[2:4], self.y[2:4], np.array([0.3, 1.2])) == 0
 
 
