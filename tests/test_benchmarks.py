@@ -1,6 +1,7 @@
 """The scripts of the published benchmarks, on files of a few puzzles."""
 
 import copy
+import gc
 import itertools
 import json
 import os
@@ -298,6 +299,31 @@ def test_the_speed_of_each_contender_is_measured(
     monkeypatch.setattr(speed, "KERNELS", {})
     without = speed.flops(speed.contenders("small", args)["eager"]())
     assert (with_kernels > without) == attends
+
+def test_a_step_of_plain_code_leaves_nothing_behind():
+    """A GPU's memory ends long before Python looks for what only circles hold."""
+    case = TRMSolver(mixer="mlp", **SMALL), speed.grids, (16, 4)
+    eager = speed.Eager(speed.Ours(case, 2, "cpu"))
+    take_a_turn(eager)
+    gc.collect()
+    gc.disable()
+    try:
+        before = count_tensors()
+        for _ in range(3):
+            take_a_turn(eager)
+        assert count_tensors() == before
+    finally:
+        gc.enable()
+
+
+def take_a_turn(contender):
+    contender.train()
+    contender.predict()
+
+
+def count_tensors():
+    return sum(type(found) is torch.Tensor for found in gc.get_objects())
+
 
 
 def test_a_training_is_told_with_its_validation_if_there_was_one(capsys):
