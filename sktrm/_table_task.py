@@ -24,7 +24,9 @@ _NARROW = 16
 _ROWS_STARTED = 120_000  # by max_epochs="auto", over all epochs
 _COLUMNS = 24  # of more, so many fewer rows: a step takes as long as a row is wide
 _EPOCHS = (20, 400)  # its limits
-_BETWEEN = 0.5  # of them if all columns have values between knots, to learn by heart
+_LR = 4e-3  # lr="auto" where each value has a knot
+# Of epochs and rate if all columns have values between knots, to learn by heart.
+_BETWEEN = 0.5
 _ROWS_DECAYED_BY_ONE = 450  # weight_decay="auto" is 1 for so many
 _DECAY = (0.5, 3.0)  # its limits
 # Where labels are noise: how many times more, from what noise on, and never above. From
@@ -148,8 +150,14 @@ class TableTask(BaseTRM):
         """Return ``max_epochs``, or what stands for "auto"."""
         if not isinstance(self.max_epochs, str):
             return int(self.max_epochs)
-        share = 1 - (1 - _BETWEEN) * self._encoder.share_between
-        return max(_EPOCHS[0], round(share * self._auto_epochs(n_rows)))
+        return max(_EPOCHS[0], round(self._for_knots() * self._auto_epochs(n_rows)))
+
+    def _auto_lr(self) -> float:
+        return _LR * self._for_knots()
+
+    def _for_knots(self) -> float:
+        """Return the share of epochs and rate that values between knots leave."""
+        return 1 - (1 - _BETWEEN) * self._encoder.share_between
 
     def _auto_epochs(self, n_rows: int) -> int:
         """Return what ``max_epochs="auto"`` is where each value has a knot."""

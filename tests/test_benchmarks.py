@@ -300,6 +300,7 @@ def test_the_speed_of_each_contender_is_measured(
     without = speed.flops(speed.contenders("small", args)["eager"]())
     assert (with_kernels > without) == attends
 
+
 def test_a_step_of_plain_code_leaves_nothing_behind():
     """A GPU's memory ends long before Python looks for what only circles hold."""
     case = TRMSolver(mixer="mlp", **SMALL), speed.grids, (16, 4)
@@ -323,7 +324,6 @@ def take_a_turn(contender):
 
 def count_tensors():
     return sum(type(found) is torch.Tensor for found in gc.get_objects())
-
 
 
 def test_a_training_is_told_with_its_validation_if_there_was_one(capsys):

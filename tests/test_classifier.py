@@ -275,6 +275,23 @@ def test_auto_epochs_start_so_many_rows_and_fewer_wide_ones(n_rows, n_columns, e
     assert model.set_params(max_epochs=7)._n_epochs(n_rows) == 7
 
 
+@pytest.mark.parametrize(("n_codes", "lr"), [(4, 4e-3), (2, 3e-3), (0, 2e-3)])
+def test_the_auto_rate_is_lower_where_numbers_lie_between_knots(n_codes, lr):
+    X = np.random.RandomState(0).normal(size=(80, 4))
+    X[:, :n_codes] = np.sign(X[:, :n_codes])
+    rates = []
+
+    class Rates(Callback):
+        def on_batch_end(self, net, **_):
+            rates.append(net.optimizer_.param_groups[0]["lr"])
+
+    course = {"lr_schedule": "constant", "lr_warmup_steps": 0, "callbacks": [Rates()]}
+    for given in ({}, {"lr": 1e-3}):
+        tiny_classifier(**course, **given).fit(X, X[:, 0] > 0)
+        assert set(rates) == {given.get("lr", lr)}
+        rates.clear()
+
+
 class TestDecayOfTheWeights:
     def used(self, model):
         return {group["weight_decay"] for group in model.net_.optimizer_.param_groups}
