@@ -286,9 +286,9 @@ def test_the_auto_rate_is_lower_where_numbers_lie_between_knots(n_codes, lr):
             rates.append(net.optimizer_.param_groups[0]["lr"])
 
     course = {"lr_schedule": "constant", "lr_warmup_steps": 0, "callbacks": [Rates()]}
-    for given in ({}, {"lr": 1e-3}):
-        tiny_classifier(**course, **given).fit(X, X[:, 0] > 0)
-        assert set(rates) == {given.get("lr", lr)}
+    for given, used in (("auto", lr), (1e-3, 1e-3)):
+        tiny_classifier(lr=given, **course).fit(X, X[:, 0] > 0)
+        assert set(rates) == {used}
         rates.clear()
 
 
