@@ -242,7 +242,7 @@ class BaseTRM(Stepping, CallbackSupportMixin, BaseEstimator):
 
     def _auto_lr(self) -> float:
         """Return what ``lr="auto"`` stands for."""
-        return 2e-3
+        return 4e-3
 
     def _optimizer(self) -> str:
         """Return ``optimizer``, or what stands for "auto"."""

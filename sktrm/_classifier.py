@@ -75,8 +75,9 @@ class TRMClassifier(ClassifierMixin, TableAnswers, TableTask):
         beside AdamW for everything else. "auto" is Muon, and AdamW with
         ``dtype="float64"``, since Muon rounds its steps to bfloat16.
     lr : float or "auto", default="auto"
-        Largest learning rate. "auto" is 0.004, and the lower the more columns
-        have more values than knots, down to 0.002.
+        Largest learning rate. "auto" is 0.004 if no column has values between its
+        knots, 0.002 if all have, and in proportion between; by the knots of the first
+        call, where training goes on.
     lr_schedule : {"constant", "cosine"}, default="cosine"
         Course of the learning rate after warm-up, over the rows that ``max_epochs``
         will start; by their weight where ``batch_size`` holds all of them.

@@ -24,8 +24,8 @@ _NARROW = 16
 _ROWS_STARTED = 120_000  # by max_epochs="auto", over all epochs
 _COLUMNS = 24  # of more, so many fewer rows: a step takes as long as a row is wide
 _EPOCHS = (20, 400)  # its limits
-_LR = 4e-3  # lr="auto" where each value has a knot
-# Of epochs and rate if all columns have values between knots, to learn by heart.
+# What is left of epochs and rate if all columns have values between their knots, lest
+# these be learned by heart.
 _BETWEEN = 0.5
 _ROWS_DECAYED_BY_ONE = 450  # weight_decay="auto" is 1 for so many
 _DECAY = (0.5, 3.0)  # its limits
@@ -150,13 +150,13 @@ class TableTask(BaseTRM):
         """Return ``max_epochs``, or what stands for "auto"."""
         if not isinstance(self.max_epochs, str):
             return int(self.max_epochs)
-        return max(_EPOCHS[0], round(self._for_knots() * self._auto_epochs(n_rows)))
+        return max(_EPOCHS[0], round(self._share_left() * self._auto_epochs(n_rows)))
 
     def _auto_lr(self) -> float:
-        return _LR * self._for_knots()
+        return super()._auto_lr() * self._share_left()
 
-    def _for_knots(self) -> float:
-        """Return the share of epochs and rate that values between knots leave."""
+    def _share_left(self) -> float:
+        """Return what values between knots leave of epochs and rate, as a share."""
         return 1 - (1 - _BETWEEN) * self._encoder.share_between
 
     def _auto_epochs(self, n_rows: int) -> int:

@@ -298,7 +298,7 @@ class GridTask(TaskLearning):
             model.step_eagerly()  # compiled code keeps what it was made to keep
 
     def _auto_lr(self) -> float:
-        return 4e-3 if "symbols" in self._sizes else super()._auto_lr()
+        return super()._auto_lr() if self._gains_from_muon() else 2e-3
 
     def _gains_from_muon(self) -> bool:
         return "symbols" in self._sizes

@@ -302,7 +302,7 @@ def test_the_speed_of_each_contender_is_measured(
 
 
 def test_a_step_of_plain_code_leaves_nothing_behind():
-    """A GPU's memory ends long before Python looks for what only circles hold."""
+    """A GPU's memory ends long before Python collects cycles of references."""
     case = TRMSolver(mixer="mlp", **SMALL), speed.grids, (16, 4)
     eager = speed.Eager(speed.Ours(case, 2, "cpu"))
     take_a_turn(eager)
